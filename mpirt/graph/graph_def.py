@@ -1,0 +1,362 @@
+"""Graphs as TensorFlow's GraphDef and back.
+
+Guarantee: ``import_graph_def(graph.as_graph_def())`` gives the same operations; TensorFlow reads what we export and we
+read what it exports, for the operation types of the registry. The message classes are ``tensorboard.compat.proto``'s.
+Malformed or unknown content raises one clear error; nothing is evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tensorboard.compat.proto import attr_value_pb2, graph_pb2, node_def_pb2, tensor_pb2, versions_pb2
+
+from mpirt import dtypes, errors
+from mpirt.dtypes import DType
+from mpirt.graph.graph import Graph, Operation, Tensor, complete_attrs, get_default_graph
+from mpirt.graph.op_def import OpDef, arg_dtypes, op_def
+from mpirt.graph.shapes import Shape, TensorShape, as_shape
+
+_PRODUCER = 1882  # version of the GraphDef format that we write; any recent one will do
+
+# ---------------------------------------------------------------------------------------------------------- export
+
+
+def to_graph_def(graph: Graph, from_index: int = 0, add_shapes: bool = False) -> Any:
+    """GraphDef of the graph's operations from position ``from_index``."""
+    proto = graph_pb2.GraphDef(versions=versions_pb2.VersionDef(producer=_PRODUCER))
+    for op in graph.operations_from(from_index):
+        node = to_node_def(op)
+        if add_shapes:
+            shapes = node.attr["_output_shapes"].list
+            shapes.shape.extend([TensorShape(t.static_shape).as_proto() for t in op.outputs])
+        proto.node.append(node)
+    return proto
+
+
+def to_node_def(op: Operation) -> Any:
+    """NodeDef of one operation."""
+    node = node_def_pb2.NodeDef(name=op.name, op=op.type, device=op.device)
+    node.input.extend([t.op.name if t.value_index == 0 else t.name for t in op.inputs])
+    node.input.extend([f"^{c.name}" for c in op.control_inputs])
+    for key in sorted(op.attrs):
+        kind = op.definition.attrs[key].kind if key in op.definition.attrs else _kind_of(op.attrs[key])
+        node.attr[key].CopyFrom(to_attr_value(op.attrs[key], kind))
+    return node
+
+
+def to_attr_value(value: Any, kind: str) -> Any:
+    """AttrValue of ``value`` of the attribute kind ``kind``."""
+    proto = attr_value_pb2.AttrValue()
+    if kind.startswith("list("):
+        inner = kind[5:-1]
+        field = _LIST_FIELD[inner]
+        proto.list.SetInParent()
+        for item in value:
+            _append(getattr(proto.list, field), item, inner)
+    elif kind == "string":
+        proto.s = _bytes(value)
+    elif kind == "int":
+        proto.i = int(value)
+    elif kind == "float":
+        proto.f = float(value)
+    elif kind == "bool":
+        proto.b = bool(value)
+    elif kind == "type":
+        proto.type = dtypes.as_dtype(value).enum
+    elif kind == "shape":
+        proto.shape.CopyFrom(TensorShape(as_shape(value)).as_proto())
+    elif kind == "tensor":
+        proto.tensor.CopyFrom(make_tensor_proto(value))
+    else:
+        raise errors.UnimplementedError(f"attributes of kind {kind!r} can't be exported.")
+    return proto
+
+
+_LIST_FIELD = {"string": "s", "int": "i", "float": "f", "bool": "b", "type": "type", "shape": "shape", "tensor": "tensor"}
+
+
+def _append(field: Any, item: Any, kind: str) -> None:
+    if kind == "string":
+        field.append(_bytes(item))
+    elif kind == "type":
+        field.append(dtypes.as_dtype(item).enum)
+    elif kind == "shape":
+        field.add().CopyFrom(TensorShape(as_shape(item)).as_proto())
+    elif kind == "tensor":
+        field.add().CopyFrom(make_tensor_proto(item))
+    else:
+        field.append({"int": int, "float": float, "bool": bool}[kind](item))
+
+
+def _bytes(value: str | bytes) -> bytes:
+    return value.encode() if isinstance(value, str) else value
+
+
+def _kind_of(value: Any) -> str:
+    """Attribute kind of a value whose attribute isn't declared (names that start with an underscore)."""
+    if isinstance(value, (list, tuple)):
+        return f"list({_kind_of(value[0]) if value else 'string'})"
+    for types, kind in (((bool,), "bool"), ((int,), "int"), ((float,), "float"), ((str, bytes), "string"), ((DType,), "type")):
+        if isinstance(value, types):
+            return kind
+    return "tensor" if isinstance(value, np.ndarray) else "shape"
+
+
+def make_tensor_proto(value: Any) -> Any:
+    """TensorProto of an array; strings as ``bytes``."""
+    array = np.asarray(value)
+    dtype = dtypes.as_dtype(array.dtype)
+    proto = tensor_pb2.TensorProto(dtype=dtype.enum, tensor_shape=TensorShape(array.shape).as_proto())
+    if dtype is dtypes.string:
+        proto.string_val.extend([_bytes(v) for v in array.reshape(-1).tolist()])
+    else:
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        proto.tensor_content = np.ascontiguousarray(little).tobytes()
+    return proto
+
+
+# ---------------------------------------------------------------------------------------------------------- import
+
+_VALUE_FIELD = {
+    dtypes.float32: "float_val", dtypes.float64: "double_val", dtypes.int64: "int64_val", dtypes.bool: "bool_val",
+    dtypes.uint32: "uint32_val", dtypes.uint64: "uint64_val", dtypes.string: "string_val", dtypes.float16: "half_val",
+    dtypes.complex64: "scomplex_val", dtypes.complex128: "dcomplex_val",
+}  # fmt: skip  (every other integer type is in int_val)
+_MAX_CONSTANT_BYTES = 1 << 31
+
+
+def make_ndarray(proto: Any) -> np.ndarray[Any, Any]:
+    """The array of a TensorProto.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If type, shape and content contradict each other.
+    """
+    try:
+        dtype = dtypes.as_dtype(proto.dtype)
+    except TypeError as error:
+        raise errors.InvalidArgumentError(f"tensor of an unknown type: {error}") from None
+    shape = tuple(int(d.size) for d in proto.tensor_shape.dim)
+    if proto.tensor_shape.unknown_rank or any(d < 0 for d in shape):
+        raise errors.InvalidArgumentError(f"a constant tensor must have a full shape, not {proto.tensor_shape}.")
+    count = 1
+    for size in shape:
+        count *= size
+    if count * max(dtype.size, 1) > _MAX_CONSTANT_BYTES:
+        raise errors.InvalidArgumentError(f"a constant tensor of shape {shape} and type {dtype.name} is larger than 2 GiB.")
+    if proto.tensor_content:
+        if dtype.kind == "O" or len(proto.tensor_content) != count * dtype.size:
+            raise errors.InvalidArgumentError(
+                f"a tensor of shape {shape} and type {dtype.name} can't have {len(proto.tensor_content)} bytes of content."
+            )
+        raw = np.frombuffer(proto.tensor_content, dtype.np_dtype.newbyteorder("<"))
+        return raw.astype(dtype.np_dtype).reshape(shape)
+    values: Any = list(getattr(proto, _VALUE_FIELD.get(dtype, "int_val")))
+    if dtype is dtypes.float16:
+        values = np.array(values, np.uint16).view(np.float16)
+    elif dtype.is_complex:
+        pairs = np.array(values, dtype.real_dtype.np_dtype)
+        values = pairs[0::2] + 1j * pairs[1::2]
+    if len(values) > count:
+        raise errors.InvalidArgumentError(f"a tensor of shape {shape} can't have {len(values)} values.")
+    flat = np.empty(count, dtype.np_dtype)
+    if len(values):
+        flat[: len(values)] = values
+        flat[len(values) :] = values[-1]  # TensorProto leaves out repetitions of the last value
+    else:
+        flat[:] = b"" if dtype.kind == "O" else 0
+    return flat.reshape(shape)
+
+
+def from_attr_value(proto: Any, kind: str | None, where: str) -> Any:
+    """Python value of an AttrValue; ``kind`` is what the op type declares, None to take what is there."""
+    case = proto.WhichOneof("value")
+    if case is None:
+        return [] if kind and kind.startswith("list(") else None
+    present = {"s": "string", "i": "int", "f": "float", "b": "bool", "type": "type", "shape": "shape", "tensor": "tensor"}.get(case, case)
+    if kind is not None and (kind.startswith("list(") != (case == "list") or (case != "list" and kind != present)):
+        raise errors.InvalidArgumentError(f"{where} must be of kind {kind}, not {present}.")
+    if case == "list":
+        inner = kind[5:-1] if kind else next((k for k, f in _LIST_FIELD.items() if getattr(proto.list, f)), "string")
+        return [_item(item, inner, where) for item in getattr(proto.list, _LIST_FIELD[inner])]
+    if present not in _LIST_FIELD:
+        raise errors.InvalidArgumentError(f"{where} has a value of kind {present!r}, which mpirt doesn't support.")
+    return _item(getattr(proto, case), present, where)
+
+
+def _item(item: Any, kind: str, where: str) -> Any:
+    if kind == "string":
+        try:
+            return item.decode()
+        except UnicodeDecodeError:
+            return item
+    if kind == "type":
+        try:
+            return dtypes.as_dtype(item)
+        except TypeError as error:
+            raise errors.InvalidArgumentError(f"{where}: {error}") from None
+    if kind == "shape":
+        return as_shape(item)
+    return make_ndarray(item) if kind == "tensor" else item
+
+
+def import_graph_def(
+    graph_def: Any,
+    input_map: Mapping[str, Any] | None = None,
+    return_elements: Sequence[str] | None = None,
+    name: str | None = None,
+    op_dict: Any = None,
+    producer_op_list: Any = None,
+) -> list[Any] | None:
+    """Add the operations of a GraphDef to the default graph.
+
+    Parameters
+    ----------
+    graph_def : GraphDef message, of TensorFlow or of ``tensorboard.compat.proto``
+    input_map : tensors that take the place of tensors of ``graph_def``, by name
+    return_elements : names of operations and tensors of ``graph_def`` to return
+    name : prefix of the new names, "import" by default; "" for none
+    op_dict, producer_op_list : accepted as in TensorFlow, not used
+
+    Returns
+    -------
+    The elements asked for by ``return_elements``, or None
+
+    Raises
+    ------
+    InvalidArgumentError, NotFoundError
+        If the content is malformed, has a cycle, or names an unknown operation type or attribute.
+    """
+    if not hasattr(graph_def, "node"):
+        raise TypeError(f"graph_def must be a GraphDef message, not {type(graph_def).__name__}.")
+    graph = get_default_graph()
+    prefix = "import" if name is None else name
+    mapped = {_tensor_key(k): v for k, v in (input_map or {}).items()}
+    made: dict[str, Operation] = {}
+    with graph.name_scope(graph._scopes.name) if not prefix else graph.name_scope(prefix) as scope:
+        exact = scope or ""
+        for node in _sorted_nodes(graph_def, mapped):
+            made[node.name] = _import_node(graph, node, made, mapped, exact)
+    if return_elements is None:
+        return None
+    return [_returned(made, element, mapped) for element in return_elements]
+
+
+def _tensor_key(name: str) -> str:
+    return name if name.startswith("^") or ":" in name else f"{name}:0"
+
+
+def _sorted_nodes(graph_def: Any, mapped: Mapping[str, Any]) -> list[Any]:
+    """The nodes, producers first; otherwise in the order of the file."""
+    by_name: dict[str, Any] = {}
+    for node in graph_def.node:
+        if node.name in by_name:
+            raise errors.InvalidArgumentError(f"GraphDef has two nodes {node.name!r}.")
+        by_name[node.name] = node
+    waiting: dict[str, int] = {}
+    consumers: dict[str, list[str]] = {}
+    for node in graph_def.node:
+        producers = set()
+        for text in node.input:
+            if _tensor_key(text) in mapped:
+                continue
+            producer = text.removeprefix("^").partition(":")[0]
+            if producer not in by_name:
+                raise errors.InvalidArgumentError(f"node {node.name!r} has input {text!r}, which is not in the GraphDef.")
+            producers.add(producer)
+        waiting[node.name] = len(producers)
+        for producer in sorted(producers):
+            consumers.setdefault(producer, []).append(node.name)
+    order, ready = [], [n.name for n in reversed(graph_def.node) if waiting[n.name] == 0]
+    position = {node.name: i for i, node in enumerate(graph_def.node)}
+    while ready:
+        done = ready.pop()
+        order.append(by_name[done])
+        freed = []
+        for consumer in consumers.get(done, ()):
+            waiting[consumer] -= 1
+            if waiting[consumer] == 0:
+                freed.append(consumer)
+        ready.extend(sorted(freed, key=position.__getitem__, reverse=True))
+    if len(order) != len(by_name):
+        stuck = next(n for n in position if waiting[n] > 0)
+        raise errors.InvalidArgumentError(f"GraphDef has a cycle through node {stuck!r}; loops need functional while_loop bodies.")
+    return order
+
+
+def _import_node(graph: Graph, node: Any, made: Mapping[str, Operation], mapped: Mapping[str, Any], prefix: str) -> Operation:
+    where = f"node {node.name!r} ({node.op})"
+    try:
+        definition = op_def(node.op)
+    except errors.NotFoundError as error:
+        raise errors.NotFoundError(f"{where}: {error.message}", hint=error.hint) from None
+    inputs: list[Tensor] = []
+    controls: list[Operation] = []
+    for text in node.input:
+        if _tensor_key(text) in mapped:
+            target = mapped[_tensor_key(text)]
+            if text.startswith("^"):
+                controls.append(getattr(target, "op", target))
+            else:
+                inputs.append(graph.as_graph_element(target, allow_operation=False))  # type: ignore[arg-type]
+        elif text.startswith("^"):
+            controls.append(made[text[1:]])
+        else:
+            producer, _, index = text.partition(":")
+            if index and not index.isdigit() or int(index or 0) >= len(made[producer].outputs):
+                raise errors.InvalidArgumentError(f"{where} has input {text!r}, but {producer!r} has {len(made[producer].outputs)} output(s).")
+            inputs.append(made[producer].outputs[int(index or 0)])
+    attrs = _import_attrs(definition, node, where, prefix)
+    colocated = attrs.pop("_class", None)
+    try:
+        with graph.control_dependencies(controls), graph.device(node.device):
+            op = graph.create_op(node.op, inputs, attrs, f"{prefix}{node.name}/", frames=(("<GraphDef>", 0),))
+    except (TypeError, ValueError, AttributeError, IndexError, KeyError, OverflowError) as error:
+        raise errors.InvalidArgumentError(f"{where} can't be imported: {error}") from None
+    if colocated:
+        op.attrs["_class"] = colocated
+    return op
+
+
+def _import_attrs(definition: OpDef, node: Any, where: str, prefix: str) -> dict[str, Any]:
+    attrs: dict[str, Any] = {}
+    for key in sorted(node.attr):
+        if key == "_class":
+            groups = from_attr_value(node.attr[key], "list(string)", f"{where}: attribute {key!r}")
+            attrs[key] = [f"loc:@{prefix}{g[5:]}" if isinstance(g, str) and g.startswith("loc:@") else g for g in groups]
+        elif key.startswith("_"):
+            if key != "_output_shapes":
+                attrs[key] = from_attr_value(node.attr[key], None, f"{where}: attribute {key!r}")
+        elif key not in definition.attrs:
+            raise errors.InvalidArgumentError(f"{where} has the attribute {key!r}; its type has {sorted(definition.attrs)}.")
+        else:
+            attrs[key] = from_attr_value(node.attr[key], definition.attrs[key].kind, f"{where}: attribute {key!r}")
+    return attrs
+
+
+def _returned(made: Mapping[str, Operation], element: str, mapped: Mapping[str, Any]) -> Any:
+    if _tensor_key(element) in mapped:
+        return mapped[_tensor_key(element)]
+    op_name, colon, index = element.partition(":")
+    if op_name not in made:
+        raise ValueError(f"Requested return element {element!r} not found in graph_def.")
+    if not colon:
+        return made[op_name]
+    if not index.isdigit() or int(index) >= len(made[op_name].outputs):
+        raise ValueError(f"Requested return element {element!r} not found in graph_def.")
+    return made[op_name].outputs[int(index)]
+
+
+def attr_shapes(shapes: Sequence[Any]) -> list[Shape]:
+    """Plain shapes of shape-like values, for attributes of kind list(shape)."""
+    return [as_shape(s) for s in shapes]
+
+
+__all__ = [
+    "arg_dtypes", "complete_attrs", "from_attr_value", "import_graph_def", "make_ndarray", "make_tensor_proto",
+    "to_attr_value", "to_graph_def", "to_node_def",
+]  # fmt: skip
