@@ -179,7 +179,7 @@ train.FeedFnHook train.FinalOpsHook train.GlobalStepWaiterHook train.LoggingTens
 train.NanLossDuringTrainingError train.ProfilerHook train.SecondOrStepTimer train.StepCounterHook train.StopAtStepHook
 train.SummarySaverHook train.VocabInfo train.NewCheckpointReader train.Checkpoint
 summary.FileWriter summary.FileWriterCache
-errors.OpError test.TestCase
+errors.OpError
 """.split()
 
 
@@ -263,6 +263,8 @@ def _default(value: Any) -> Any:
         return {"dtype": value.name}
     if hasattr(value, "name") and hasattr(value, "value"):  # an enum member
         return {"enum": f"{type(value).__name__}.{value.name}"}
+    if type(value) is object:
+        return {"repr": "unset"}
     return {"repr": re.sub(r" at 0x[0-9a-f]+", "", repr(value))}
 
 
@@ -345,5 +347,4 @@ def surface(tf: Any) -> dict[str, Any]:
         "errors": errors,
         "error_codes": codes,
         "dtypes": types,
-        "public_names": sorted(n for n in dir(tf) if not n.startswith("_")),
     }
