@@ -1,0 +1,349 @@
+"""Programs: a plan bound to the rank table, as the flat list of instructions that one rank runs.
+
+Guarantees: the programs of all ranks are projections of the plan's one order; both ends of a transfer number it alike;
+one transfer for each (tensor, destination rank); a value is dropped after its last use. Tasks of one rank share values.
+Pure data: the executor turns each instruction into a bound call once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from mpirt import dtypes
+from mpirt.cluster.task import Task
+from mpirt.compiler.partition import Plan, tensor_nbytes
+from mpirt.compiler.placer import DeviceName
+from mpirt.graph.graph import Operation, Tensor
+from mpirt.graph.op_def import arg_size
+
+HOST = ""  # the memory space of all CPUs of a rank; a GPU's space is its device name
+NO_SLOT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One message of every step: a tensor, or a token that says that an operation has run."""
+
+    index: int
+    source: Tensor | Operation
+    src_rank: int
+    dst_rank: int
+    src: Task
+    reason: str  # who needs it: a task, or "fetch"
+
+    @property
+    def name(self) -> str:
+        """``w:0``, or ``^train`` for a token."""
+        return self.source.name if isinstance(self.source, Tensor) else f"^{self.source.name}"
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes of the message, None if only known at run time, 1 for a token."""
+        return tensor_nbytes(self.source)
+
+    def __str__(self) -> str:
+        return f"{self.name} from {self.src} (rank {self.src_rank}) to rank {self.dst_rank}"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Call the operation's kernel."""
+
+    op: Operation
+    device: DeviceName
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]  # NO_SLOT where nobody reads
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Take the value of a variable at this point of the order."""
+
+    op: Operation  # the consumer
+    source: int
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Copy between the memory spaces of one rank."""
+
+    tensor: Tensor
+    source: int
+    target: int
+    from_space: str
+    to_space: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Start a transfer; never blocks."""
+
+    transfer: Transfer
+    source: int  # NO_SLOT for a token
+
+
+@dataclass(frozen=True, slots=True)
+class Recv:
+    """Wait for a transfer, whose receive was posted when the step started."""
+
+    transfer: Transfer
+    target: int  # NO_SLOT for a token
+
+
+Instruction = Run | Read | Move | Send | Recv
+
+
+@dataclass(slots=True)
+class Program:
+    """What one rank runs in each step of a signature."""
+
+    rank: int
+    instructions: list[Instruction] = field(default_factory=list)
+    frees: list[tuple[int, ...]] = field(default_factory=list)  # slots to drop after each instruction
+    num_slots: int = 0
+    constants: list[tuple[int, Operation, DeviceName]] = field(default_factory=list)  # values known before the step
+    feeds: dict[Tensor, int] = field(default_factory=dict)  # slots of the feeds that count on this rank
+    fetches: list[int] = field(default_factory=list)  # a slot for each fetch, NO_SLOT where there is no value
+    transfers: list[Transfer] = field(default_factory=list)  # of all ranks, alike on all ranks
+
+    def text(self) -> str:
+        """The program for people (``MPIRT_DUMP_PROGRAM``)."""
+        lines = [f"rank {self.rank}: {len(self.instructions)} instructions, {self.num_slots} slots"]
+        lines += [f"  feed  s{slot} = {t.name}" for t, slot in self.feeds.items()]
+        lines += [f"  const s{slot} = {op.name} on {device}" for slot, op, device in self.constants]
+        for instruction, frees in zip(self.instructions, self.frees, strict=True):
+            drop = f"   # drop {', '.join(f's{i}' for i in frees)}" if frees else ""
+            lines.append(f"  {_line(instruction)}{drop}")
+        lines += [f"  fetch {'-' if slot == NO_SLOT else f's{slot}'}" for slot in self.fetches]
+        return "\n".join(lines) + "\n"
+
+
+def _line(i: Instruction) -> str:
+    if isinstance(i, Run):
+        return f"run   {_slots(i.outputs)} = {i.op.type} {i.op.name}({_slots(i.inputs)}) on {i.device}"
+    if isinstance(i, Read):
+        return f"read  s{i.target} = variable s{i.source} for {i.op.name}"
+    if isinstance(i, Move):
+        return f"move  s{i.target} = s{i.source} {i.tensor.name} {i.from_space or 'host'} -> {i.to_space or 'host'}"
+    size = "? B" if i.transfer.nbytes is None else f"{i.transfer.nbytes} B"
+    if isinstance(i, Send):
+        return f"send  {_slots((i.source,))} #{i.transfer.index} {i.transfer} {size} for {i.transfer.reason}"
+    return f"recv  {_slots((i.target,))} #{i.transfer.index} {i.transfer} {size} for {i.transfer.reason}"
+
+
+def _slots(slots: Sequence[int]) -> str:
+    return ", ".join("-" if s == NO_SLOT else f"s{s}" for s in slots)
+
+
+def link(plan: Plan, rank_of: Callable[[Task], int], rank: int, num_ranks: int, deliver: str = "all") -> Program:
+    """The program of ``rank``.
+
+    Parameters
+    ----------
+    plan : a verified plan
+    rank_of : the rank that hosts a task
+    rank, num_ranks : this rank, and how many there are
+    deliver : "all" - every fetched value reaches every rank; "owner" - only its end does. Either way a failure anywhere
+        reaches every rank, because every operation of a plan is an ancestor of a fetch.
+    """
+    return _Linker(plan, rank_of, rank, num_ranks, deliver).link()
+
+
+class _Linker:
+    def __init__(self, plan: Plan, rank_of: Callable[[Task], int], rank: int, num_ranks: int, deliver: str) -> None:
+        self.plan = plan
+        self.rank_of = rank_of
+        self.rank = rank
+        self.program = Program(rank)
+        self.slots: dict[tuple[Tensor, str], int] = {}
+        self.running = {node.op for node in plan.nodes if node.fed is None}
+        self.received: set[int] = set()
+        self.sent: set[int] = set()
+        self.deliver = deliver
+        self.by_edge: dict[int, int] = {}  # transfer of each edge that leaves its rank
+        self.by_source: dict[Tensor | Operation, list[int]] = {}  # transfers that start at a tensor or operation
+        self.of_fetch: dict[int, int] = {}  # transfer that brings each fetch to this rank
+        self._number_transfers(num_ranks)
+
+    def _number_transfers(self, num_ranks: int) -> None:
+        """All transfers of all ranks, in the order of edges and fetches; the same list on every rank."""
+        found: dict[tuple[Tensor | Operation, int], int] = {}
+        for edge in self.plan.edges:
+            src, dst = self.rank_of(edge.src), self.rank_of(edge.dst)
+            if src != dst:
+                self.by_edge[edge.index] = self._transfer(found, edge.source, src, dst, edge.src, str(edge.dst))
+        for position, fetch in enumerate(self.plan.fetches):
+            task = self.plan.device_of(fetch).task
+            src = self.rank_of(task)
+            source = fetch if self.deliver == "all" else fetch.op if isinstance(fetch, Tensor) else fetch
+            for dst in range(num_ranks):
+                if dst != src:
+                    index = self._transfer(found, source, src, dst, task, "fetch")
+                    if dst == self.rank:
+                        self.of_fetch[position] = index
+
+    def _transfer(
+        self, found: dict[tuple[Tensor | Operation, int], int], source: Tensor | Operation, src: int, dst: int, task: Task, why: str
+    ) -> int:
+        key = (source, dst)
+        if key not in found:
+            found[key] = index = len(self.program.transfers)
+            self.program.transfers.append(Transfer(index, source, src, dst, task, why))
+            if src == self.rank:
+                self.by_source.setdefault(source, []).append(index)
+        return found[key]
+
+    def link(self) -> Program:
+        program = self.program
+        for node in self.plan.nodes:
+            if self.rank_of(node.device.task) != self.rank:
+                continue
+            for edge in node.waits:
+                if edge in self.by_edge:
+                    self._receive(self.by_edge[edge])
+            space = memory_space(node.device)
+            if node.fed is not None:
+                program.feeds[node.fed] = self.slots[node.fed, HOST] = self._new_slot()
+                if space != HOST:
+                    self._slot(node.fed, space)
+                self._send_all(node.fed)
+                if node.op not in self.running:
+                    self._send_all(node.op)
+            else:
+                self._run(node.op, node.device, space)
+        for position, fetch in enumerate(self.plan.fetches):
+            program.fetches.append(self._fetch(position, fetch))
+        self._free_after_last_use()
+        return program
+
+    def _new_slot(self) -> int:
+        self.program.num_slots += 1
+        return self.program.num_slots - 1
+
+    def _emit(self, instruction: Instruction) -> None:
+        self.program.instructions.append(instruction)
+
+    def _receive(self, index: int) -> None:
+        if index not in self.received:
+            self.received.add(index)
+            transfer = self.program.transfers[index]
+            slot = NO_SLOT
+            if isinstance(transfer.source, Tensor):
+                slot = self.slots[transfer.source, HOST] = self._new_slot()
+            self._emit(Recv(transfer, slot))
+
+    def _run(self, op: Operation, device: DeviceName, space: str) -> None:
+        kernel = op.definition.kernels[device.type]
+        inputs: list[int] = []
+        position = 0
+        for arg in op.definition.inputs:
+            size = arg_size(arg, op.attrs)
+            wanted = HOST if arg.name in kernel.host else space
+            for tensor in op.inputs[position : position + size]:
+                inputs.append(self._input(op, tensor, arg.is_ref, wanted))
+            position += size
+        outputs: list[int] = []
+        position = 0
+        for arg in op.definition.outputs:
+            size = arg_size(arg, op.attrs)
+            place = HOST if arg.name in kernel.host else space
+            for tensor in op.outputs[position : position + size]:
+                slot = self._new_slot()
+                outputs.append(slot)
+                if (tensor, HOST) not in self.slots:  # else it is fed
+                    self.slots[tensor, HOST if is_state(tensor) else place] = slot
+            position += size
+        if op.type == "Const":
+            self.program.constants.append((outputs[0], op, device))
+        else:
+            self._emit(Run(op, device, tuple(inputs), tuple(outputs)))
+        for tensor in op.outputs:
+            if tensor not in self.plan.feeds:
+                self._send_all(tensor)
+        self._send_all(op)
+
+    def _input(self, op: Operation, tensor: Tensor, is_ref: bool, space: str) -> int:
+        if not tensor.dtype.is_ref:
+            return self.slots[tensor, HOST] if is_state(tensor) else self._slot(tensor, space)
+        if (tensor, HOST) in self.slots and not self._is_local_variable(tensor):
+            return self._slot(tensor, space)  # fed, or received as a value
+        if is_ref:
+            return self.slots[tensor, HOST]
+        return self._read(op, tensor)
+
+    def _is_local_variable(self, tensor: Tensor) -> bool:
+        return tensor not in self.plan.feeds and self.rank_of(self.plan.placement[tensor.op].task) == self.rank
+
+    def _read(self, op: Operation, tensor: Tensor) -> int:
+        target = self._new_slot()
+        self._emit(Read(op, self.slots[tensor, HOST], target))
+        return target
+
+    def _slot(self, tensor: Tensor, space: str) -> int:
+        """Slot with the tensor's value in a memory space; copies it there the first time."""
+        if (tensor, space) not in self.slots:
+            if space != HOST and (tensor, HOST) not in self.slots:
+                self._slot(tensor, HOST)  # from one GPU to another through host memory
+            source_space = HOST if (tensor, HOST) in self.slots else next(s for t, s in self.slots if t is tensor)
+            target = self._new_slot()
+            self._emit(Move(tensor, self.slots[tensor, source_space], target, source_space, space))
+            self.slots[tensor, space] = target
+        return self.slots[tensor, space]
+
+    def _send_all(self, source: Tensor | Operation) -> None:
+        for index in self.by_source.get(source, ()):
+            if index in self.sent:
+                continue
+            self.sent.add(index)
+            slot = NO_SLOT
+            if isinstance(source, Tensor):
+                slot = self._value_slot(source)
+            self._emit(Send(self.program.transfers[index], slot))
+
+    def _value_slot(self, tensor: Tensor) -> int:
+        """Slot with the tensor's value in host memory, read now if it is a variable."""
+        if tensor.dtype.is_ref and self._is_local_variable(tensor):
+            return self._read(tensor.op, tensor)
+        return self._slot(tensor, HOST)
+
+    def _fetch(self, position: int, fetch: Tensor | Operation) -> int:
+        if position in self.of_fetch:
+            self._receive(self.of_fetch[position])
+            if self.deliver != "all":
+                return NO_SLOT
+        return NO_SLOT if isinstance(fetch, Operation) else self._value_slot(fetch)
+
+    def _free_after_last_use(self) -> None:
+        program = self.program
+        keep = {slot for slot, _, _ in program.constants} | set(program.fetches)
+        last: dict[int, int] = {}
+        for position, i in enumerate(program.instructions):
+            for slot in _used(i):
+                last[slot] = position
+        frees: list[list[int]] = [[] for _ in program.instructions]
+        for slot, position in last.items():
+            if slot not in keep and slot != NO_SLOT:
+                frees[position].append(slot)
+        program.frees = [tuple(sorted(f)) for f in frees]
+
+
+def _used(i: Instruction) -> tuple[int, ...]:
+    if isinstance(i, Run):
+        return i.inputs + i.outputs
+    if isinstance(i, Send):
+        return (i.source,)
+    if isinstance(i, Recv):
+        return (i.target,)
+    return (i.source, i.target)
+
+
+def memory_space(device: DeviceName) -> str:
+    """Memory space of a device: host memory for a CPU, its own for a GPU."""
+    return HOST if device.type == "CPU" else str(device)
+
+
+def is_state(tensor: Tensor) -> bool:
+    """Whether the tensor is a variable or resource itself; such never move."""
+    return tensor.dtype.is_ref or tensor.dtype is dtypes.resource

@@ -1,0 +1,24 @@
+"""The part of a graph that a step needs: what the fetches depend on, cut at the fed tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+
+from mpirt.graph.graph import Operation, Tensor
+
+
+def prune(fetches: Iterable[Tensor | Operation], feeds: Set[Tensor] = frozenset()) -> list[Operation]:
+    """Operations that must run, in creation order.
+
+    A fed tensor replaces the output of its operation, which runs only if another of its outputs, or its effect, is needed.
+    """
+    needed: set[Operation] = set()
+    stack = [f if isinstance(f, Operation) else f.op for f in fetches if f not in feeds]
+    while stack:
+        op = stack.pop()
+        if op in needed:
+            continue
+        needed.add(op)
+        stack.extend([t.op for t in op.inputs if t not in feeds])
+        stack.extend(op.control_inputs)
+    return sorted(needed, key=lambda op: op.index)

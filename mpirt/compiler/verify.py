@@ -1,0 +1,90 @@
+"""The proof that a plan can't deadlock, made on the finished plan.
+
+A plan is safe if its order is topological, every dependency between tasks has exactly one edge, and each edge starts at
+its producer and is awaited only later: then the task that is furthest behind in the global order can always go on,
+since sends never block. ``verify`` checks these three on the plan, and then runs the programs of all tasks in the mind,
+each blocked on every receive, until all have ended. A failure is an error of mpirt, not of its user.
+"""
+
+from __future__ import annotations
+
+from mpirt import errors
+from mpirt.cluster.task import Task
+from mpirt.compiler.partition import Node, Plan
+from mpirt.graph.graph import Operation
+
+
+def verify(plan: Plan) -> None:
+    """Refuse a plan that could deadlock or lose a tensor.
+
+    Raises
+    ------
+    InternalError
+        Naming the operation or edge that is wrong.
+    """
+    _check_order(plan)
+    _check_edges(plan)
+    _check_progress(plan)
+
+
+def _check_order(plan: Plan) -> None:
+    fed = set(plan.feeds)
+    done: set[Operation] = set()
+    for node in plan.nodes:
+        if node.fed is not None:
+            continue
+        for producer in [t.op for t in node.op.inputs if t not in fed] + list(node.op.control_inputs):
+            if producer not in done:
+                raise _refuse(f"{node.op.name!r} comes before {producer.name!r}, which it depends on")
+        done.add(node.op)
+
+
+def _check_edges(plan: Plan) -> None:
+    seen: set[tuple[str, Task]] = set()
+    for edge in plan.edges:
+        if (edge.name, edge.dst) in seen:
+            raise _refuse(f"{edge} is sent twice")
+        seen.add((edge.name, edge.dst))
+        if edge.src == edge.dst:
+            raise _refuse(f"{edge} doesn't leave its task")
+    for node in plan.nodes:
+        have = {plan.edges[i].source for i in node.waits}
+        producers = {plan.edges[i].producer for i in node.waits}
+        for tensor in () if node.fed is not None else node.op.inputs:
+            if plan.placement[tensor.op].task != node.device.task and tensor not in have:
+                raise _refuse(f"nothing brings {tensor.name!r} to {node.op.name!r} on {node.device.task}")
+        for control in () if node.fed is not None else node.op.control_inputs:
+            if plan.placement[control].task != node.device.task and control not in producers:
+                raise _refuse(f"nothing tells {node.op.name!r} on {node.device.task} that {control.name!r} has run")
+
+
+def _check_progress(plan: Plan) -> None:
+    """Run all tasks' lists, each blocked on its receives."""
+    lists: dict[Task, list[Node]] = {}
+    for node in plan.nodes:
+        lists.setdefault(node.device.task, []).append(node)
+    position = dict.fromkeys(lists, 0)
+    arrived: set[int] = set()
+    waiting: dict[int, list[Task]] = {}
+    ready = list(lists)
+    while ready:
+        task = ready.pop()
+        while position[task] < len(lists[task]):
+            node = lists[task][position[task]]
+            missing = next((i for i in node.waits if i not in arrived), None)
+            if missing is not None:
+                waiting.setdefault(missing, []).append(task)
+                break
+            position[task] += 1
+            for index in node.sends:
+                arrived.add(index)
+                ready.extend(waiting.pop(index, ()))
+    for task, nodes in lists.items():
+        if position[task] < len(nodes):
+            node = nodes[position[task]]
+            edge = plan.edges[next(i for i in node.waits if i not in arrived)]
+            raise _refuse(f"{task} would wait for ever for {edge} before {node.op.name!r}")
+
+
+def _refuse(what: str) -> errors.InternalError:
+    return errors.InternalError(f"the plan of this step is not safe: {what}.", hint="this is an error of mpirt; please report it.")
