@@ -339,6 +339,7 @@ class _Scopes(threading.local):
         self.container = ""
         self.variable: Any = None  # variable scope, owned by the ops layer
         self.attrs: tuple[Mapping[str, Any], ...] = ()
+        self.gradient_overrides: Mapping[str, str] = {}
 
 
 class _ControlScope:
@@ -490,6 +491,8 @@ class Graph:
             if scopes.attrs:
                 for extra in scopes.attrs:
                     full.update(extra)
+            if op_type in scopes.gradient_overrides:
+                full["_gradient_op_type"] = scopes.gradient_overrides[op_type]
             if scopes.container and "container" in full and not full["container"]:
                 full["container"] = scopes.container
             if scopes.control:
@@ -506,8 +509,12 @@ class Graph:
         return op
 
     def _op_name(self, name: str | None, op_type: str) -> str:
-        if name is not None and name.endswith("/"):  # an exact name, from a name scope
-            return self.unique_name(name[:-1], absolute=True)
+        if name is not None and name.endswith("/"):  # an exact name, from a name scope (which has reserved it)
+            exact = name[:-1]
+            if exact in self._by_name:
+                return self.unique_name(exact, absolute=True)
+            self._names_in_use.setdefault(exact.lower(), 1)
+            return exact
         name = name or op_type
         if not _OP_NAME.match(name):
             raise ValueError(f"{name!r} is not a valid operation name: letters, digits and . _ - / \\ >, not starting with _ - or /.")
@@ -656,6 +663,19 @@ class Graph:
             yield
         finally:
             scopes.attrs = outer
+
+    @contextmanager
+    def gradient_override_map(self, op_type_map: Mapping[str, str]) -> Iterator[None]:
+        """Give operations of the types ``op_type_map`` made inside the gradients registered under the names it maps to."""
+        if not isinstance(op_type_map, Mapping) or not all(isinstance(n, str) for pair in op_type_map.items() for n in pair):
+            raise TypeError(f"op_type_map must map operation types to names of gradients, not {op_type_map!r}.")
+        scopes = self._scopes
+        outer = scopes.gradient_overrides
+        scopes.gradient_overrides = {**outer, **op_type_map}
+        try:
+            yield
+        finally:
+            scopes.gradient_overrides = outer
 
     @property
     def variable_scope_state(self) -> Any:
