@@ -137,7 +137,10 @@ class Job:
             settings = {**launcher.env, **settings}
         # Whatever MPI and the ranks leave in the temporary folder when killed goes away with the job.
         settings |= {FOLDER: str(self.folder), "TMPDIR": str(self.folder)}
-X        self._result: Result | None = None
+        self._segments: set[str] = set()
+        self._segments_noted = 0.0
+        self._began = time.monotonic()
+        self._result: Result | None = None
         with open(self.folder / "stdout", "wb") as out, open(self.folder / "stderr", "wb") as err:
             self.launcher = subprocess.Popen(
                 argv,
@@ -253,7 +256,7 @@ X        self._result: Result | None = None
         return self._result
 
     def _note_segments(self) -> None:
-        """Remember the ranks' shared memory: where a rank is killed or crashes, MPICH's keeps its name and nobody removes it."""
+        """Remember the ranks' shared memory: of a killed or crashed rank's, MPICH's stays until removed by name."""
         self._segments_noted = time.monotonic()
         for rank in range(self.nranks):
             with contextlib.suppress(OSError):
