@@ -1,9 +1,10 @@
 """Writes tests/golden/tf/: TensorFlow's answers, for tests that must run without TensorFlow.
 
-Run it with an environment that has tensorflow-cpu (2.21 made the files that are checked in)::
+Run it in the repository's root with an environment that has tensorflow-cpu (2.21 made the files that are checked in)::
 
-    python tests/golden/make_tf_golden.py                       # everything
-    python tests/golden/make_tf_golden.py --only ops surface    # a part
+    python -m tests.golden.make_tf_golden                       # everything
+    python -m tests.golden.make_tf_golden --only ops surface    # a part
+    python -m tests.golden.make_tf_golden --try gathers         # one case, and print what it gave
 
 The same TensorFlow version on the same machine writes the same bytes. The cases are in tf_cases_*.py.
 
@@ -11,15 +12,15 @@ Files
 -----
 ops.json       OpDefs from TensorFlow's registry: argument and attribute names, types, defaults
 surface.json   signatures of the public functions and classes of tensorflow.compat.v1
-<case>.npz     graph_def: the bytes of the GraphDef, as ``graph.as_graph_def()`` exports it (a tenth of their size when compressed);
+<case>.npz     graph_def: the bytes of the GraphDef, as ``graph.as_graph_def()`` exports it (compressed: a tenth of its size);
                all values of the case: one flat array per dtype; strings as fixed-width bytes
 cases.json     per case:
     shapes     tensor name -> [dtype, static shape after importing the GraphDef into an empty graph]; null: unknown ndim or
                dimension. In the order of the nodes, without outputs of Const.
     feeds      {tensor: value}: what every step feeds that has no ``feeds`` of its own
-    steps      the ``session.run`` calls in order, one session: {feeds: {tensor: value}, targets: [op], fetch: [[tensor, value]]},
-               or with ``error``: the class that must be raised. A fetched tensor is its index in ``shapes``, or its name when it
-               isn't there. A value is [array in the .npz, start in that flat array, shape]; without the shape where that is the
+    steps      the ``session.run`` calls in order, one session: {feeds, targets: [op], fetch: [[tensor, value]]}, or with
+               ``error``: the class that must be raised. A fetched tensor is its index in ``shapes``, or its name when it isn't
+               there. A value is [array in the .npz, start in that flat array, shape]; without the shape where that is the
                tensor's static shape.
                A step with ``inspect`` fetches the intermediate tensors, in the order of the nodes: its first difference names
                the kernel to blame.
@@ -41,13 +42,11 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-import tf_cases_array  # noqa: F401  (registers its cases)
-import tf_cases_math  # noqa: F401
-import tf_cases_nn  # noqa: F401
-import tf_registry
 from tensorflow.core.protobuf import rewriter_config_pb2
 from tensorflow.python.framework import op_def_registry
-from tf_case import CASES, Case, build
+
+from tests.golden import tf_cases_array, tf_cases_math, tf_cases_nn, tf_registry  # noqa: F401  (they register their cases)
+from tests.golden.tf_case import CASES, Case, build
 
 OUT = Path(__file__).parent / "tf"
 INSPECT_ELEMENTS = 200  # larger intermediates aren't recorded
@@ -129,7 +128,11 @@ def inspectable(graph: Any, fed: set[str]) -> list[Any]:
             if waiting:
                 stack.extend(waiting)
                 continue
-            dirty[top] = changes_state(top) or any(dirty[o] for o in before) or (top.type == "Placeholder" and top.outputs[0].name not in fed)
+            dirty[top] = (
+                changes_state(top)
+                or any(dirty[o] for o in before)
+                or (top.type == "Placeholder" and top.outputs[0].name not in fed)
+            )
             stack.pop()
         return dirty[op]
 

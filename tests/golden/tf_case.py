@@ -19,6 +19,11 @@ import numpy as np
 Build = Callable[[Any, "Builder"], None]
 
 
+def words(text: str) -> list[str]:
+    """The names in ``text``: long lists of names read better without quotes."""
+    return text.split()
+
+
 @dataclass
 class Run:
     """One ``session.run``: what is fed, which ops run, which tensors are fetched, and the error that must come, if any."""

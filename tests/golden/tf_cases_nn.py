@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tf_case import CASES, Builder, Case, case
+
+from tests.golden.tf_case import CASES, Builder, Case, case
 
 # --- losses and layers ---------------------------------------------------------------------------------------------
 
@@ -15,7 +16,16 @@ from tf_case import CASES, Builder, Case, case
 def softmaxes(tf: Any, b: Builder) -> None:
     x, z = b.ph(b.normal(2, 4) * 3, "x"), b.ph(b.normal(2, 3, 4), "z")
     for f in (tf.nn.softmax, tf.nn.log_softmax):
-        b.out(f(x), f(z), f(x, axis=0), f(z, axis=1), f(x[0]), f(x * 100.0), f(tf.cast(x, tf.float64)), f(b.ph(np.zeros([0, 3], np.float32))))
+        b.out(
+            f(x),
+            f(z),
+            f(x, axis=0),
+            f(z, axis=1),
+            f(x[0]),
+            f(x * 100.0),
+            f(tf.cast(x, tf.float64)),
+            f(b.ph(np.zeros([0, 3], np.float32))),
+        )
     u = b.ph(b.normal(2, 3), "u", shape=[None, None])
     b.out(tf.nn.softmax(u), tf.nn.softmax(u, axis=0), tf.nn.log_softmax(u))
 
@@ -23,7 +33,10 @@ def softmaxes(tf: Any, b: Builder) -> None:
 @case(dynamic=True)
 def grad_softmaxes(tf: Any, b: Builder) -> None:
     x, z = b.ph(b.normal(2, 4), "x"), b.ph(b.normal(2, 3, 4), "z")
-    b.grad([tf.nn.softmax(x), tf.nn.log_softmax(x), tf.nn.softmax(z), tf.nn.softmax(z, axis=1), tf.nn.log_softmax(z, axis=0)], [x, z])
+    b.grad(
+        [tf.nn.softmax(x), tf.nn.log_softmax(x), tf.nn.softmax(z), tf.nn.softmax(z, axis=1), tf.nn.log_softmax(z, axis=0)],
+        [x, z],
+    )
 
 
 @case
@@ -32,11 +45,23 @@ def cross_entropies(tf: Any, b: Builder) -> None:
     labels = b.ph(np.array([[1, 0, 0, 0], [0, 0.5, 0.5, 0], [0.1, 0.2, 0.3, 0.4]], np.float32), "labels")
     i, j = b.ph(np.array([0, 3, 1], np.int32), "i"), b.ph(np.array([[0, 3], [1, 1]], np.int64), "j")
     z = b.ph(b.normal(2, 2, 3, dtype=np.float64), "z")
-    b.out(tf.nn.softmax_cross_entropy_with_logits(labels=labels, logits=x), tf.nn.softmax_cross_entropy_with_logits_v2(labels=labels, logits=x))
-    b.out(tf.nn.softmax_cross_entropy_with_logits_v2(labels=labels, logits=x, axis=0), tf.nn.softmax_cross_entropy_with_logits_v2(labels=z, logits=z))
-    b.out(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=i, logits=x), tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.minimum(j, 2), logits=z))
+    b.out(
+        tf.nn.softmax_cross_entropy_with_logits(labels=labels, logits=x),
+        tf.nn.softmax_cross_entropy_with_logits_v2(labels=labels, logits=x),
+    )
+    b.out(
+        tf.nn.softmax_cross_entropy_with_logits_v2(labels=labels, logits=x, axis=0),
+        tf.nn.softmax_cross_entropy_with_logits_v2(labels=z, logits=z),
+    )
+    b.out(
+        tf.nn.sparse_softmax_cross_entropy_with_logits(labels=i, logits=x),
+        tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.minimum(j, 2), logits=z),
+    )
     b.out(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.cast(i, tf.int64), logits=x * 50.0))
-    b.out(tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=x), tf.nn.weighted_cross_entropy_with_logits(labels=labels, logits=x, pos_weight=2.0))
+    b.out(
+        tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=x),
+        tf.nn.weighted_cross_entropy_with_logits(labels=labels, logits=x, pos_weight=2.0),
+    )
 
 
 @case
@@ -50,8 +75,12 @@ def cross_entropy_bad_label(tf: Any, b: Builder) -> None:
 @case
 def cross_entropy_raw(tf: Any, b: Builder) -> None:
     x, y = b.ph(b.normal(3, 4), "x"), b.ph(np.full([3, 4], 0.25, np.float32), "y")
-    b.out(list(b.raw("SoftmaxCrossEntropyWithLogits", features=x, labels=y)), list(b.raw("SoftmaxCrossEntropyWithLogits", features=x, labels=y[:1])))
+    b.out(
+        list(b.raw("SoftmaxCrossEntropyWithLogits", features=x, labels=y)),
+        list(b.raw("SoftmaxCrossEntropyWithLogits", features=x, labels=y[:1])),
+    )
     b.out(list(b.raw("SparseSoftmaxCrossEntropyWithLogits", features=x, labels=np.array([1, 0, 3], np.int64))))
+    b.out(tf.Print(x, [x, y], "seen: ", first_n=1))
 
 
 @case(dynamic=True)
@@ -60,28 +89,53 @@ def grad_cross_entropies(tf: Any, b: Builder) -> None:
     labels = b.ph(np.array([[1, 0, 0, 0], [0, 0.5, 0.5, 0], [0.1, 0.2, 0.3, 0.4]], np.float32), "labels")
     i = b.ph(np.array([0, 3, 1], np.int32), "i")
     b.grad(tf.nn.softmax_cross_entropy_with_logits_v2(labels=labels, logits=x), [x, labels])
-    b.grad([tf.nn.softmax_cross_entropy_with_logits(labels=labels, logits=x), tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=x)], [x])
+    b.grad(
+        [
+            tf.nn.softmax_cross_entropy_with_logits(labels=labels, logits=x),
+            tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=x),
+        ],
+        [x],
+    )
     b.grad(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=i, logits=x), x)
 
 
 @case
 def grad_cross_entropy_high_rank(tf: Any, b: Builder) -> None:
-    z, j = b.ph(b.normal(2, 2, 3), "z", shape=[None, None, 3]), b.ph(np.array([[0, 2], [1, 1]], np.int32), "j", shape=[None, None])
+    z, j = (
+        b.ph(b.normal(2, 2, 3), "z", shape=[None, None, 3]),
+        b.ph(np.array([[0, 2], [1, 1]], np.int32), "j", shape=[None, None]),
+    )
     y = b.ph(np.full([2, 2, 3], 1 / 3, np.float32), "y", shape=[None, None, 3])
-    b.grad([tf.nn.sparse_softmax_cross_entropy_with_logits(labels=j, logits=z), tf.nn.softmax_cross_entropy_with_logits_v2(labels=y, logits=z)], z)
+    b.grad(
+        [
+            tf.nn.sparse_softmax_cross_entropy_with_logits(labels=j, logits=z),
+            tf.nn.softmax_cross_entropy_with_logits_v2(labels=y, logits=z),
+        ],
+        z,
+    )
 
 
 @case
 def biases(tf: Any, b: Builder) -> None:
     x, z, c, d = b.ph(b.normal(2, 3), "x"), b.ph(b.normal(2, 3, 2, 4), "z"), b.ph(b.normal(3), "c"), b.ph(b.normal(4), "d")
-    b.out(tf.nn.bias_add(x, c), tf.nn.bias_add(z, d), tf.nn.bias_add(z, c, data_format="NCHW"), tf.nn.xw_plus_b(x, tf.transpose(x), [1.0, 2.0]), tf.nn.relu_layer(x, tf.transpose(x), [1.0, 2.0]))
+    b.out(
+        tf.nn.bias_add(x, c),
+        tf.nn.bias_add(z, d),
+        tf.nn.bias_add(z, c, data_format="NCHW"),
+        tf.nn.xw_plus_b(x, tf.transpose(x), [1.0, 2.0]),
+        tf.nn.relu_layer(x, tf.transpose(x), [1.0, 2.0]),
+    )
     tf.nn.bias_add(tf.placeholder(tf.float32, [None, None]), c, name="static")
 
 
 @case
 def bias_raw(tf: Any, b: Builder) -> None:
     x, z, c = b.ph(b.normal(2, 3), "x"), b.ph(b.normal(2, 3, 2), "z"), b.ph(b.normal(3), "c")
-    b.out(b.raw("BiasAddV1", value=x, bias=c), b.raw("BiasAddGrad", out_backprop=z), b.raw("BiasAddGrad", out_backprop=z, data_format="NCHW"))
+    b.out(
+        b.raw("BiasAddV1", value=x, bias=c),
+        b.raw("BiasAddGrad", out_backprop=z),
+        b.raw("BiasAddGrad", out_backprop=z, data_format="NCHW"),
+    )
 
 
 @case(dynamic=True)
@@ -94,8 +148,12 @@ def grad_biases(tf: Any, b: Builder) -> None:
 def ready_made_losses(tf: Any, b: Builder) -> None:
     x, y = b.ph(b.normal(4, 3), "x"), b.ph(b.normal(4, 3), "y")
     i = b.ph(np.array([0, 2, 1, 1], np.int32), "i")
-    b.out(tf.losses.mean_squared_error(y, x), tf.losses.sparse_softmax_cross_entropy(i, x), tf.losses.softmax_cross_entropy(tf.one_hot(i, 3), x))
-    b.out(tf.losses.get_total_loss(add_regularization_losses=False))
+    b.out(
+        tf.losses.mean_squared_error(y, x),
+        tf.losses.sparse_softmax_cross_entropy(i, x),
+        tf.losses.softmax_cross_entropy(tf.one_hot(i, 3), x),
+    )
+    b.out(tf.losses.get_total_loss(add_regularization_losses=False), tf.losses.absolute_difference(y, x, weights=0.5))
 
 
 @case
@@ -116,10 +174,25 @@ def dropouts(tf: Any, b: Builder) -> None:
 def random_shapes(tf: Any, b: Builder) -> None:
     b.inspect = False
     n = b.ph(np.array([50, 3], np.int32), "n")
-    for r in (tf.random_uniform(n), tf.random_uniform([50, 3], 0.0, 1.0, tf.float64), tf.random_uniform([7], 0, 5, tf.int32), tf.random_uniform([7], 0, 5, tf.int64, seed=3)):
-        b.out(tf.shape(r), tf.reduce_all(r >= 0), tf.reduce_all(r < 5), tf.cast(tf.floor(tf.cast(r, tf.float32) / 5.0), tf.int32))
-    b.out(tf.shape(tf.random_normal(n)), tf.reduce_all(tf.abs(tf.truncated_normal([100])) < 2.0), tf.reduce_all(tf.abs(tf.truncated_normal(n, 5.0, 0.1) - 5.0) < 0.21))
-    b.out(tf.reduce_sum(tf.random_shuffle(tf.range(10))), tf.shape(tf.random_shuffle(tf.zeros(n))), tf.shape(tf.random_normal([2], dtype=tf.float64, stddev=2.0)))
+    for r in (
+        tf.random_uniform(n),
+        tf.random_uniform([50, 3], 0.0, 1.0, tf.float64),
+        tf.random_uniform([7], 0, 5, tf.int32),
+        tf.random_uniform([7], 0, 5, tf.int64, seed=3),
+    ):
+        b.out(
+            tf.shape(r), tf.reduce_all(r >= 0), tf.reduce_all(r < 5), tf.cast(tf.floor(tf.cast(r, tf.float32) / 5.0), tf.int32)
+        )
+    b.out(
+        tf.shape(tf.random_normal(n)),
+        tf.reduce_all(tf.abs(tf.truncated_normal([100])) < 2.0),
+        tf.reduce_all(tf.abs(tf.truncated_normal(n, 5.0, 0.1) - 5.0) < 0.21),
+    )
+    b.out(
+        tf.reduce_sum(tf.random_shuffle(tf.range(10))),
+        tf.shape(tf.random_shuffle(tf.zeros(n))),
+        tf.shape(tf.random_normal([2], dtype=tf.float64, stddev=2.0)),
+    )
 
 
 @case
@@ -149,15 +222,30 @@ def _variable_cases(tf: Any, b: Builder, resource: bool) -> None:
     v = tf.Variable([[1.0, 2.0], [3.0, 4.0]], name="v", use_resource=resource)
     w = tf.get_variable("scope/w", [3], tf.float32, tf.constant_initializer([1.0, 2.0, 3.0]), use_resource=resource)
     n = tf.Variable(5, name="n", trainable=False, dtype=tf.int64, use_resource=resource)
-    # TensorFlow 2.21 refuses initialized_value() of a resource variable.
-    copy = tf.Variable(v.initial_value * 2.0 if resource else v.initialized_value() * 2.0, name="copy", use_resource=resource)
+    copy = tf.Variable(tf.ones([2]) * 2.0, name="copy", use_resource=resource)
     x = b.ph(b.normal(2, 2), "x")
     both = tf.matmul(v, x) + w[:2]
     init = tf.global_variables_initializer()
     b.run(fetch=[v], error="FailedPreconditionError")
     b.run(fetch=[tf.is_variable_initialized(v), tf.is_variable_initialized(n)])
     b.run(targets=[init], init=True)
-    b.run(fetch=[tf.is_variable_initialized(v), v, w, n, copy, both, tf.zeros_like(v), tf.shape(w), v + 1.0, v[0], tf.gather(v, [1, 0, 1]), tf.identity(v), v * v])
+    b.run(
+        fetch=[
+            tf.is_variable_initialized(v),
+            v,
+            w,
+            n,
+            copy,
+            both,
+            tf.zeros_like(v),
+            tf.shape(w),
+            v + 1.0,
+            v[0],
+            tf.gather(v, [1, 0, 1]),
+            tf.identity(v),
+            v * v,
+        ]
+    )
     b.run(fetch=[tf.assign_add(v, x)])
     b.run(fetch=[tf.assign_sub(w, [0.5, 0.5, 0.5])])
     b.run(fetch=[v, w])
@@ -171,6 +259,16 @@ def _variable_cases(tf: Any, b: Builder, resource: bool) -> None:
     b.run(fetch=[grads[0], tf.convert_to_tensor(grads[1])])
     b.run(targets=[v.initializer])
     b.run(fetch=[v, n, copy])
+
+
+@case
+def variables_from_variables(tf: Any, b: Builder) -> None:
+    """TensorFlow guards both by a conditional on is_variable_initialized (RefSwitch, Merge)."""
+    v = tf.Variable([1.0, 2.0], name="v", use_resource=False)
+    w = tf.Variable(v.initialized_value() * 2.0, name="w", use_resource=False)
+    x = tf.Variable(w.initial_value + 1.0, name="x", use_resource=False)
+    b.run(targets=[tf.global_variables_initializer()])
+    b.run(fetch=[v, w, x])
 
 
 @_variables("variable_chain")
@@ -207,8 +305,16 @@ def _scatters(tf: Any, b: Builder, resource: bool) -> None:
     b.run(fetch=[tf.scatter_sub(v, [2, 2], 0.5)])
     b.run(fetch=[tf.gather(v, i), v])
     b.run(fetch=[tf.scatter_add(v, i + 1, u)], error="InvalidArgumentError")
+    b.run(fetch=[v])
+
+
+@_variables("scatters_nd")
+def _scatters_nd(tf: Any, b: Builder, resource: bool) -> None:
+    v = tf.Variable(np.arange(12, dtype=np.float32).reshape(4, 3) + 1, name="v", use_resource=resource)
+    b.run(targets=[tf.global_variables_initializer()], init=True)
     b.run(fetch=[tf.scatter_nd_update(v, [[1], [0]], [[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])])
     b.run(fetch=[tf.scatter_nd_add(v, [[0, 0], [0, 0], [3, 2]], [1.0, 2.0, 3.0])])
+    b.run(fetch=[tf.scatter_nd_sub(v, [[0, 0], [3, 2]], [1.0, 2.0])])
     b.run(fetch=[v])
 
 
@@ -220,11 +326,20 @@ def variable_raw_ops(tf: Any, b: Builder) -> None:
     b.run(fetch=[b.raw("ReadVariableOp", resource=h, dtype=tf.float32)], error="FailedPreconditionError")
     b.run(targets=[b.raw("AssignVariableOp", resource=h, value=tf.constant([1.0, 2.0]))], init=True)
     read = b.raw("ReadVariableOp", resource=h, dtype=tf.float32)
-    b.run(fetch=[read, b.raw("VarIsInitializedOp", resource=h), b.raw("VariableShape", input=h), b.raw("VariableShape", input=h, out_type=tf.int64)])
+    b.run(
+        fetch=[
+            read,
+            b.raw("VarIsInitializedOp", resource=h),
+            b.raw("VariableShape", input=h),
+            b.raw("VariableShape", input=h, out_type=tf.int64),
+        ]
+    )
     b.run(targets=[b.raw("AssignAddVariableOp", resource=h, value=tf.constant([10.0, 10.0]))])
     b.run(targets=[b.raw("AssignSubVariableOp", resource=h, value=tf.constant([1.0, 0.0]))])
     b.run(fetch=[read, b.raw("ResourceGather", resource=h, indices=np.array([1, 0, 1], np.int32), dtype=tf.float32)])
-    b.run(targets=[b.raw("ResourceScatterAdd", resource=h, indices=np.array([1, 1], np.int32), updates=tf.constant([1.0, 2.0]))])
+    b.run(
+        targets=[b.raw("ResourceScatterAdd", resource=h, indices=np.array([1, 1], np.int32), updates=tf.constant([1.0, 2.0]))]
+    )
     b.run(targets=[b.raw("ResourceScatterSub", resource=h, indices=np.array([0], np.int32), updates=tf.constant([1.0]))])
     b.run(fetch=[read])
     b.run(targets=[b.raw("ResourceScatterUpdate", resource=h, indices=np.array([0], np.int32), updates=tf.constant([-5.0]))])
@@ -236,7 +351,13 @@ def variable_old_ops(tf: Any, b: Builder) -> None:
     v = b.raw("VariableV2", shape=[2], dtype=tf.float32)
     old = b.raw("Variable", shape=[2], dtype=tf.float32)
     b.run(fetch=[b.raw("IsVariableInitialized", ref=v)])
-    b.run(targets=[b.raw("Assign", ref=v, value=tf.constant([1.0, 2.0])), b.raw("Assign", ref=old, value=tf.constant([3.0, 4.0]))], init=True)
+    b.run(
+        targets=[
+            b.raw("Assign", ref=v, value=tf.constant([1.0, 2.0])),
+            b.raw("Assign", ref=old, value=tf.constant([3.0, 4.0])),
+        ],
+        init=True,
+    )
     b.run(fetch=[v, old, tf.identity(v)])
     b.run(fetch=[b.raw("AssignAdd", ref=v, value=tf.constant([1.0, 1.0]))])
     b.run(fetch=[b.raw("AssignSub", ref=v, value=tf.constant([0.0, 0.5]), use_locking=True)])
@@ -255,7 +376,12 @@ def variable_old_ops(tf: Any, b: Builder) -> None:
 @case
 def initializers(tf: Any, b: Builder) -> None:
     """Initializers without randomness: values; with randomness: the exported graph's shapes."""
-    for name, init in (("z", tf.zeros_initializer()), ("o", tf.ones_initializer()), ("c", tf.constant_initializer(2.5)), ("l", tf.constant_initializer([1, 2, 3, 4]))):
+    for name, init in (
+        ("z", tf.zeros_initializer()),
+        ("o", tf.ones_initializer()),
+        ("c", tf.constant_initializer(2.5)),
+        ("l", tf.constant_initializer([1, 2, 3, 4])),
+    ):
         tf.get_variable(name, [2, 2], initializer=init)
     tf.get_variable("i", initializer=tf.constant([1, 2]))
     b.run(targets=[tf.global_variables_initializer()], init=True)

@@ -10,8 +10,10 @@ import inspect
 import re
 from typing import Any
 
+from tests.golden.tf_case import words
+
 # Op types of the operations section, their gradients, and the ops that optimizers add.
-OP_TYPES = """
+OP_TYPES = words("""
 Const Placeholder PlaceholderWithDefault PlaceholderV2 Identity IdentityN NoOp StopGradient PreventGradient Snapshot
 Variable VariableV2 TemporaryVariable DestroyTemporaryVariable Assign AssignAdd AssignSub IsVariableInitialized CountUpTo
 VarHandleOp ReadVariableOp AssignVariableOp AssignAddVariableOp AssignSubVariableOp VarIsInitializedOp VariableShape
@@ -75,10 +77,10 @@ ResourceAccumulatorNumAccumulated ResourceAccumulatorSetGlobalStep
 ScalarSummary HistogramSummary MergeSummary TensorSummaryV2 _Send _Recv _HostSend _HostRecv _Arg _Retval
 Conv2D Conv2DBackpropFilter Conv2DBackpropInput MaxPool MaxPoolGrad AvgPool AvgPoolGrad FusedBatchNormV3
 FusedBatchNormGradV3
-""".split()
+""")
 
 # Public names of tensorflow.compat.v1 whose arguments mpirt follows.
-FUNCTIONS = """
+FUNCTIONS = words("""
 abs accumulate_n acos acosh add add_check_numerics_ops add_n add_to_collection add_to_collections all_variables arg_max
 arg_min argmax argmin argsort as_dtype as_string asin asinh assert_equal assert_greater assert_greater_equal assert_less
 assert_less_equal assert_negative assert_none_equal assert_non_negative assert_non_positive assert_positive assert_rank
@@ -152,9 +154,9 @@ graph_util.must_run_on_cpu graph_util.tensor_shape_from_node_def_name graph_util
 debugging.assert_equal debugging.assert_shapes debugging.check_numerics debugging.is_finite
 errors.exception_type_from_error_code errors.error_code_from_exception_type errors.raise_exception_on_not_ok_status
 app.run tensor_scatter_nd_update
-""".split()
+""")
 
-CLASSES = """
+CLASSES = words("""
 Graph Operation Tensor Session InteractiveSession Variable VariableScope variable_scope name_scope DType TensorShape Dimension
 DeviceSpec IndexedSlices SparseTensor GraphKeys ConfigProto GPUOptions GraphOptions OptimizerOptions RunOptions RunMetadata
 ConditionalAccumulator SparseConditionalAccumulator FIFOQueue PaddingFIFOQueue RandomShuffleQueue PriorityQueue QueueBase
@@ -180,7 +182,7 @@ train.NanLossDuringTrainingError train.ProfilerHook train.SecondOrStepTimer trai
 train.SummarySaverHook train.VocabInfo train.NewCheckpointReader train.Checkpoint
 summary.FileWriter summary.FileWriterCache
 errors.OpError
-""".split()
+""")
 
 
 def op_json(op_def: Any) -> dict[str, Any]:
@@ -338,7 +340,11 @@ def surface(tf: Any) -> dict[str, Any]:
     for name in sorted(dir(tf)):
         value = getattr(tf, name)
         if isinstance(value, dtypes.DType):
-            types[name] = {"name": value.name, "enum": value.as_datatype_enum, "size": value.size if value.is_numpy_compatible else None}
+            types[name] = {
+                "name": value.name,
+                "enum": value.as_datatype_enum,
+                "size": value.size if value.is_numpy_compatible else None,
+            }
     return {
         "tensorflow_version": tf.__version__,
         "functions": functions,
