@@ -271,15 +271,21 @@ class _Linker:
             return self._slot(tensor, space)  # fed, or received as a value
         if is_ref:
             return self.slots[tensor, HOST]
-        return self._read(op, tensor)
+        return self._read(op, tensor, space)
 
     def _is_local_variable(self, tensor: Tensor) -> bool:
         return tensor not in self.plan.feeds and self.rank_of(self.plan.placement[tensor.op].task) == self.rank
 
-    def _read(self, op: Operation, tensor: Tensor) -> int:
-        target = self._new_slot()
-        self._emit(Read(op, self.slots[tensor, HOST], target))
-        return target
+    def _read(self, op: Operation, tensor: Tensor, space: str) -> int:
+        """Slot with the value that a variable has at this point of the order."""
+        slot, here = self._new_slot(), memory_space(self.plan.placement[tensor.op])
+        self._emit(Read(op, self.slots[tensor, HOST], slot))
+        for there in (HOST, space):  # from one GPU to another through host memory
+            if here not in (there, space):
+                moved = self._new_slot()
+                self._emit(Move(tensor, slot, moved, here, there))
+                slot, here = moved, there
+        return slot
 
     def _slot(self, tensor: Tensor, space: str) -> int:
         """Slot with the tensor's value in a memory space; copies it there the first time."""
@@ -305,7 +311,7 @@ class _Linker:
     def _value_slot(self, tensor: Tensor) -> int:
         """Slot with the tensor's value in host memory, read now if it is a variable."""
         if tensor.dtype.is_ref and self._is_local_variable(tensor):
-            return self._read(tensor.op, tensor)
+            return self._read(tensor.op, tensor, HOST)
         return self._slot(tensor, HOST)
 
     def _fetch(self, position: int, fetch: Tensor | Operation) -> int:

@@ -1,0 +1,321 @@
+"""The replicated master: how ranks that run the same script agree on a step without one of them leading it.
+
+Every rank makes the same collective calls in the same order. The first call of a signature is agreed upon through rank 0
+(same fetches, same graph; the union of all ranks' feeds); later calls of it send no control message. A call that ends in
+failure is settled: all ranks report the same error, the one earliest in the plan's order.
+
+Where ranks don't make the same calls, somebody waits in vain. Whoever waits long tells rank 0 what it is doing
+(``Status``); rank 0 compares that with the others' calls and breaks the job with one error that names both sides.
+Does not own: compiling and running (``session``), messages and waits (``control``).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mpirt import errors
+from mpirt.distributed.control import Abandoned, ControlPlane, Kind, to_error, to_record
+from mpirt.distributed.control_pb2 import Goodbye, OperationList, OperationSummary, Proposal, Settlement, Status, Verdict
+from mpirt.graph.fingerprint import digest, fingerprint, summary
+from mpirt.graph.graph import Graph, Operation
+
+_REMEMBERED_CALLS = 4096
+
+
+@dataclass(slots=True)
+class Call:
+    """One collective call as this rank made it."""
+
+    number: int
+    session: int
+    fetches: tuple[str, ...]
+    where: str
+    proposed: bool = False
+
+    def __str__(self) -> str:
+        names = ", ".join(self.fetches[:4]) + (f" and {len(self.fetches) - 4} more" if len(self.fetches) > 4 else "")
+        return f"run([{names}]) of session {self.session} at {self.where or 'an unknown line'}"
+
+
+class Collective:
+    """The agreement of all ranks on their calls; one for each process."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self.plane = plane
+        self.rank = plane.transport.rank
+        self.size = plane.transport.size
+        self._calls: OrderedDict[int, Call] = OrderedDict()
+        self._next = 0
+        self._current: Call | None = None
+        self._statuses: dict[int, Status] = {}
+        self._goodbyes: dict[int, int] = {}
+        self._unsettled: list[int] = []  # calls that this rank left by its own deadline
+        plane.status = self._status
+        if self.rank == 0:
+            plane.on_poll = self._compare
+
+    # ---- calls
+
+    def begin(self, session: int, fetches: tuple[str, ...], where: str) -> Call:
+        """Enter the next collective call.
+
+        Raises
+        ------
+        Abandoned
+            If the job is broken.
+        """
+        if self.plane.broken is not None:
+            raise Abandoned(self.plane.broken)
+        call = self._current = Call(self._next, session, fetches, where)
+        self._next += 1
+        if self.rank == 0:
+            self._calls[call.number] = call
+            if len(self._calls) > _REMEMBERED_CALLS:
+                self._calls.popitem(last=False)
+        return call
+
+    def end(self) -> None:
+        """Leave the call."""
+        self._current = None
+
+    # ---- agreement
+
+    def agree(self, call: Call, feeds: Sequence[str], operations: Sequence[Operation], options: str) -> list[str]:
+        """Compare the call with all ranks'; returns the union of their feeds, sorted.
+
+        Parameters
+        ----------
+        call : this rank's call
+        feeds : names of the tensors that this rank feeds
+        operations : what the fetches depend on, in creation order
+        options : what else must be equal
+
+        Raises
+        ------
+        Abandoned
+            With one error on all ranks, if fetches, graphs or options differ.
+        """
+        call.proposed = True
+        proposal = Proposal(call=call.number, session=call.session, fetches=call.fetches, feeds=feeds, options=options, where=call.where)
+        proposal.fingerprint = fingerprint(operations)
+        self.plane.send(0, Kind.PROPOSAL, proposal)
+        if self.rank == 0:
+            self._judge(call, operations)
+        verdict = self._answer(Kind.VERDICT, call, "rank 0 to compare the first step of this signature on all ranks")
+        if verdict.describe:
+            self.plane.send(0, Kind.OPERATIONS, _describe(call, operations))
+            verdict = self._answer(Kind.VERDICT, call, "rank 0 to find the first operation that differs between the ranks")
+        if verdict.HasField("error"):
+            self.plane.broken = self.plane.broken or to_error(verdict.error, None)
+            raise Abandoned(self.plane.broken)
+        return list(verdict.feeds)
+
+    def _judge(self, call: Call, operations: Sequence[Operation]) -> None:
+        """Rank 0: gather all proposals of the call and answer them."""
+        proposals = self._gather(Kind.PROPOSAL, call, "propose the same call")
+        mine = proposals[0]
+        different = [r for r in range(1, self.size) if list(proposals[r].fetches) != list(mine.fetches) or proposals[r].session != mine.session]
+        if different:
+            other = proposals[different[0]]
+            theirs = Call(call.number, other.session, tuple(other.fetches), other.where)
+            self._refuse(call, self._disagreement(call.number, [(0, str(call)), (different[0], str(theirs))]))
+            return
+        different = [r for r in range(1, self.size) if proposals[r].options != mine.options]
+        if different:
+            rank = different[0]
+            self._refuse(call, errors.InvalidArgumentError(
+                f"ranks made their sessions with different options: rank 0 has {mine.options!r},"
+                f" {self.plane.describe_rank(rank)} has {proposals[rank].options!r}.",
+                hint="make the Session with the same arguments on every rank.",
+            ))  # fmt: skip
+            return
+        different = [r for r in range(1, self.size) if proposals[r].fingerprint != mine.fingerprint]
+        if different:
+            self._answer_all(Verdict(call=call.number, describe=True))
+            self.plane.send(0, Kind.OPERATIONS, _describe(call, operations))
+            lists = self._gather(Kind.OPERATIONS, call, "list their operations")
+            self._refuse(call, self._difference(lists, different))
+            return
+        union = sorted({name for p in proposals.values() for name in p.feeds})
+        self._answer_all(Verdict(call=call.number, feeds=union))
+
+    def _difference(self, lists: dict[int, OperationList], different: Sequence[int]) -> errors.InvalidArgumentError:
+        """The error that names the first operation that differs, with the user's line on both sides."""
+        mine, rank = lists[0].operations, different[0]
+        theirs = lists[rank].operations
+        position = next((i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a.digest != b.digest), min(len(mine), len(theirs)))
+        groups: dict[tuple[bytes, ...], list[int]] = {}
+        for r, operations in sorted(lists.items()):
+            groups.setdefault(tuple(o.digest for o in operations.operations), []).append(r)
+        alike = "; ".join(f"ranks {', '.join(map(str, ranks))} agree" if len(ranks) > 1 else f"rank {ranks[0]} stands alone" for ranks in groups.values())
+        return errors.InvalidArgumentError(
+            f"ranks built different graphs; the first operation that differs is number {position} of what the fetches need:"
+            f"\n  rank 0: {_operation_text(mine, position)}"
+            f"\n  {self.plane.describe_rank(rank)}: {_operation_text(theirs, position)}"
+            f"\n  ({alike}.)",
+            hint="build the same graph on every rank: no operation may depend on the rank, on time, on a set's order or on a random name.",
+        )
+
+    def _refuse(self, call: Call, error: Exception) -> None:
+        self._answer_all(Verdict(call=call.number, error=to_record(error)))
+
+    def _answer_all(self, verdict: Verdict) -> None:
+        self.plane.send_all(Kind.VERDICT, verdict)
+        self.plane.send(0, Kind.VERDICT, verdict)
+
+    # ---- settlement of a failed call
+
+    def settle(self, call: Call, error: Exception | None, position: int, traceback: str, graph: Graph) -> Exception:
+        """The one error of a failed call, the same on all ranks.
+
+        Parameters
+        ----------
+        call : this rank's call
+        error : what failed on this rank, None if it only learnt of a failure elsewhere
+        position : of the failed operation in the plan
+        traceback : of this rank's error
+        graph : where the failed operation is looked up
+
+        Raises
+        ------
+        Abandoned
+            If the job is broken meanwhile.
+        """
+        settlement = Settlement(call=call.number)
+        if error is not None:
+            settlement.error.CopyFrom(to_record(error, position, traceback))
+        self.plane.send(0, Kind.SETTLEMENT, settlement)
+        if self.rank == 0:
+            found = self._gather(Kind.SETTLEMENT, call, "end the failed step")
+            first = min(((s.error.position, r) for r, s in found.items() if s.HasField("error")), default=None)
+            assert first is not None, f"{call}: every rank was told of a failure, but none failed"
+            outcome = Settlement(call=call.number, error=found[first[1]].error)
+            self.plane.send_all(Kind.OUTCOME, outcome)
+            self.plane.send(0, Kind.OUTCOME, outcome)
+        record = self._answer(Kind.OUTCOME, call, "rank 0 to settle which failure ended the step").error
+        if error is not None and to_record(error, position, traceback) == record:
+            return error
+        return to_error(record, graph)
+
+    # ---- the end of the script
+
+    def leave(self) -> None:
+        """Wait, by name, until all ranks have come to the end of their script; hears meanwhile if they can't.
+
+        Raises
+        ------
+        Abandoned
+            If a rank is in a call that this rank will never make, or is dead.
+        """
+        self._current = None
+        self.plane.send(0, Kind.GOODBYE, Goodbye(calls=self._next))
+        if self.rank == 0:
+            self.plane.wait(self._all_said_goodbye, self._describe_missing_goodbyes, timeout_s=0)
+            self.plane.send_all(Kind.LEAVE, Goodbye(calls=self._next))
+        else:
+            self.plane.wait(self._may_leave, lambda: "the other ranks to come to the end of the script", timeout_s=0)
+
+    def _may_leave(self) -> bool:
+        self.plane.poll()
+        return bool(self.plane.mail[Kind.LEAVE])
+
+    def _all_said_goodbye(self) -> bool:
+        self.plane.poll()
+        self._compare()
+        return len(self._goodbyes) == self.size
+
+    def _describe_missing_goodbyes(self) -> str:
+        missing = [r for r in range(self.size) if r not in self._goodbyes]
+        return f"{', '.join(map(self.plane.describe_rank, missing[:4]))} to come to the end of the script ({len(missing)} of {self.size} ranks missing)"
+
+    # ---- rank 0 compares
+
+    def _status(self, waiting_for: str) -> Status | None:
+        call = self._current
+        if call is None:
+            return None
+        return Status(call=call.number, session=call.session, fetches=call.fetches, where=call.where, waiting_for=waiting_for)
+
+    def _compare(self) -> None:
+        """Rank 0: break the job if the ranks can't be making the same calls."""
+        plane = self.plane
+        for source, goodbye in plane.take(Kind.GOODBYE, lambda s, m: True):
+            self._goodbyes[source] = goodbye.calls
+        for source, status in plane.take(Kind.STATUS, lambda s, m: True):
+            self._statuses[source] = status
+        stuck = {r: Call(s.call, s.session, tuple(s.fetches), s.where) for r, s in self._statuses.items()}
+        for rank, proposal in plane.mail[Kind.PROPOSAL]:
+            stuck[rank] = Call(proposal.call, proposal.session, tuple(proposal.fetches), proposal.where, proposed=True)
+        for rank, theirs in stuck.items():
+            mine = self._calls.get(theirs.number)
+            if mine is not None and (mine.session, mine.fetches) != (theirs.session, theirs.fetches):
+                plane.break_job(self._disagreement(theirs.number, [(0, str(mine)), (rank, str(theirs))]))
+            elif mine is not None and theirs.proposed and not mine.proposed:
+                plane.break_job(self._feed_disagreement(mine, rank))
+            for other, calls in self._goodbyes.items():
+                if calls <= theirs.number:
+                    plane.break_job(self._disagreement(theirs.number, [(other, "the end of its script"), (rank, str(theirs))]))
+
+    def _disagreement(self, number: int, sides: Sequence[tuple[int, str]]) -> errors.AbortedError:
+        lines = "".join(f"\n  {self.plane.describe_rank(rank)}: {what}" for rank, what in sides)
+        return errors.AbortedError(
+            f"ranks don't make the same calls: collective call {number} is{lines}",
+            hint="a collective Session needs every rank to call run() with the same fetches in the same order;"
+            " keep run() out of `if rank == 0:` and out of loops whose length differs between ranks.",
+        )
+
+    def _feed_disagreement(self, mine: Call, rank: int) -> errors.AbortedError:
+        return errors.AbortedError(
+            f"ranks feed different tensors in call {mine.number}, {mine}: {self.plane.describe_rank(rank)} changed which keys"
+            " it passes, so that its step is not the one that the other ranks run.",
+            hint="pass the same feed keys on every rank when they change from step to step (values count only where the placeholder lives).",
+        )
+
+    # ---- messages of a call
+
+    def _gather(self, kind: Kind, call: Call, what: str) -> dict[int, Any]:
+        found: dict[int, Any] = {}
+
+        def complete() -> bool:
+            self.plane.poll()
+            found.update(self.plane.take(kind, lambda s, m: m.call == call.number))
+            return len(found) == self.size
+
+        def missing() -> str:
+            ranks = [r for r in range(self.size) if r not in found]
+            return f"{', '.join(map(self.plane.describe_rank, ranks[:4]))} to {what} ({len(ranks)} of {self.size} ranks missing), call {call.number}, {call}"
+
+        self.plane.wait(complete, missing)
+        return found
+
+    def _answer(self, kind: Kind, call: Call, what: str) -> Any:
+        found: list[tuple[int, Any]] = []
+
+        def arrived() -> bool:
+            self.plane.poll()
+            found.extend(self.plane.take(kind, lambda s, m: m.call == call.number))
+            return bool(found)
+
+        self.plane.wait(arrived, lambda: f"{what}, call {call.number}, {call}")
+        return found[0][1]
+
+
+def _describe(call: Call, operations: Sequence[Operation]) -> OperationList:
+    return OperationList(
+        call=call.number,
+        operations=[OperationSummary(name=o.name, type=o.type, where=o.location, digest=digest(o), summary=summary(o)) for o in operations],
+    )
+
+
+def _operation_text(operations: Sequence[OperationSummary], position: int) -> str:
+    if position >= len(operations):
+        return f"nothing (it has only {len(operations)} operations)"
+    op = operations[position]
+    text = op.summary if len(op.summary) <= 200 else op.summary[:197] + "..."
+    return f"{text}, defined at {op.where}"
+
+
+

@@ -1,0 +1,224 @@
+"""The control plane: small messages between ranks, and the one way in which a rank waits.
+
+Guarantees: whatever a rank waits for, it hears meanwhile when the job is broken (a rank is dead, ranks disagree), tells
+rank 0 where it stands once it has waited long, and gives up at its deadline. In the steady state nothing is sent here.
+Owns: kinds of message, errors as messages, ``wait``. Does not own: what ranks agree on (``collective``).
+"""
+
+from __future__ import annotations
+
+import builtins
+import time
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any
+
+from mpirt import config, errors
+from mpirt.distributed.control_pb2 import (
+    ErrorRecord,
+    Goodbye,
+    Hello,
+    Inventory,
+    OperationList,
+    Proposal,
+    Settlement,
+    Status,
+    Table,
+    Verdict,
+)
+from mpirt.transport.base import Transport, wait_until
+
+_STATUS_AFTER_S = 1.0  # a rank that has waited this long tells rank 0 where it stands, then each time the wait doubles
+
+
+class Kind(IntEnum):
+    """Kinds of control message; each has its own message class."""
+
+    HELLO = 1
+    INVENTORY = 2
+    PROPOSAL = 3
+    VERDICT = 4
+    OPERATIONS = 5
+    SETTLEMENT = 6
+    OUTCOME = 7
+    STATUS = 8
+    GOODBYE = 9
+    LEAVE = 10
+    BROKEN = 11
+    TABLE = 12
+
+
+_MESSAGE: dict[Kind, Any] = {
+    Kind.HELLO: Hello,
+    Kind.INVENTORY: Inventory,
+    Kind.PROPOSAL: Proposal,
+    Kind.VERDICT: Verdict,
+    Kind.OPERATIONS: OperationList,
+    Kind.SETTLEMENT: Settlement,
+    Kind.OUTCOME: Settlement,
+    Kind.STATUS: Status,
+    Kind.GOODBYE: Goodbye,
+    Kind.LEAVE: Goodbye,
+    Kind.BROKEN: ErrorRecord,
+    Kind.TABLE: Table,
+}
+
+
+class Abandoned(Exception):  # noqa: N818  (carries the error that the user gets)
+    """A wait was given up because the job can't go on as it is; ``error`` says why."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class ControlPlane:
+    """Control messages of one rank.
+
+    Parameters
+    ----------
+    transport : the ranks
+    describe_rank : "rank 2 (host n1, pid 77, /job:worker/task:0)", for errors that name a rank
+    """
+
+    def __init__(self, transport: Transport, describe_rank: Callable[[int], str]) -> None:
+        self.transport = transport
+        self.describe_rank = describe_rank
+        self.mail: dict[Kind, deque[tuple[int, Any]]] = {kind: deque() for kind in Kind}
+        self.broken: Exception | None = None
+        self.status: Callable[[str], Status | None] = lambda waiting_for: None
+        self.on_poll: Callable[[], None] = lambda: None
+        self._others = [r for r in range(transport.size) if r != transport.rank]
+
+    def send(self, dest: int, kind: Kind, message: Any) -> None:
+        """Send a message; to oneself it is put into the mail at once."""
+        if dest == self.transport.rank:
+            self.mail[kind].append((dest, message))
+        else:
+            self.transport.send_control(dest, message.SerializeToString(), int(kind))
+
+    def send_all(self, kind: Kind, message: Any) -> None:
+        """Send a message to all other ranks."""
+        for dest in self._others:
+            self.send(dest, kind, message)
+
+    def poll(self) -> None:
+        """Put arrived messages into the mail."""
+        while (message := self.transport.poll_control()) is not None:
+            kind = Kind(message.kind)
+            content = _MESSAGE[kind].FromString(message.payload)
+            if kind is Kind.BROKEN:
+                self.broken = self.broken or to_error(content, None)
+            else:
+                self.mail[kind].append((message.source, content))
+
+    def take(self, kind: Kind, wanted: Callable[[int, Any], bool]) -> list[tuple[int, Any]]:
+        """Take the messages of a kind that ``wanted(source, message)`` accepts out of the mail."""
+        box = self.mail[kind]
+        found = [(source, message) for source, message in box if wanted(source, message)]
+        if found:
+            self.mail[kind] = deque(item for item in box if not wanted(*item))
+        return found
+
+    def break_job(self, error: Exception) -> None:
+        """Tell all ranks that the job can't go on, and why."""
+        if self.broken is None:
+            self.broken = error
+            self.send_all(Kind.BROKEN, to_record(error))
+
+    def check(self) -> None:
+        """Look at mail and peers.
+
+        Raises
+        ------
+        Abandoned
+            If the job is broken or a rank is dead.
+        """
+        self.poll()
+        self.on_poll()
+        if self.broken is None and self._others:
+            dead = self.transport.check_peers(self._others)
+            if dead is not None:
+                self.poll()  # its last words may be there already
+                if self.broken is None:
+                    self.broken = errors.UnavailableError(
+                        f"{self.describe_rank(dead)} is gone: its process has ended.",
+                        hint="look for its last output (killed, out of memory, crash); start the job again, from a checkpoint if you have one.",
+                    )
+        if self.broken is not None:
+            raise Abandoned(self.broken)
+
+    def wait(self, ready: Callable[[], bool], what: Callable[[], str], timeout_s: float | None = None) -> None:
+        """Wait until ``ready()``; the way in which everything in a job waits.
+
+        Raises
+        ------
+        Abandoned
+            If the job is broken, a rank is dead, or the deadline passed.
+        """
+        clock = _Clock(self, what)
+
+        def on_idle() -> None:
+            self.check()
+            clock.tick()
+
+        try:
+            wait_until(ready, what, timeout_s=timeout_s, on_idle=on_idle)
+        except errors.DeadlineExceededError as error:
+            raise Abandoned(error) from None
+
+
+class _Clock:
+    """Tells rank 0 where this rank stands, when a wait takes long."""
+
+    def __init__(self, plane: ControlPlane, what: Callable[[], str]) -> None:
+        self._plane = plane
+        self._what = what
+        self._start = time.perf_counter()
+        self._next_s = min(_STATUS_AFTER_S, config.get("MPIRT_STALL_S") or _STATUS_AFTER_S)
+
+    def tick(self) -> None:
+        elapsed_s = time.perf_counter() - self._start
+        if elapsed_s >= self._next_s:
+            self._next_s = 2 * elapsed_s
+            status = self._plane.status(self._what())
+            if status is not None:
+                self._plane.send(0, Kind.STATUS, status)
+
+
+def to_record(error: Exception, position: int = 0, traceback: str = "") -> ErrorRecord:
+    """An error as a message."""
+    op = getattr(error, "op", None)
+    return ErrorRecord(
+        kind=type(error).__name__,
+        message=error.message if isinstance(error, errors.OpError) else str(error),
+        hint=getattr(error, "hint", ""),
+        operation=op.name if op is not None else "",
+        origin=getattr(error, "origin", ""),
+        where=getattr(error, "where", ""),
+        traceback=traceback,
+        position=position,
+    )
+
+
+_BUILTIN = {name: getattr(builtins, name) for name in ("ValueError", "TypeError", "RuntimeError", "KeyError")}
+
+
+def to_error(record: ErrorRecord, graph: Any) -> Exception:
+    """The error of a message: the same class, text and origin; its operation is looked up in ``graph``."""
+    if record.kind in _BUILTIN:
+        text = record.message + (f"\n  failed on {record.origin}." if record.origin else "")
+        error: Exception = _BUILTIN[record.kind](text)
+        return error
+    kind = getattr(errors, record.kind, errors.UnknownError)
+    op = None
+    if graph is not None and record.operation:
+        try:
+            op = graph.get_operation_by_name(record.operation)
+        except KeyError:
+            op = None
+    result: Exception = kind(record.message, op=op, hint=record.hint, where=record.where, origin=record.origin)
+    if record.traceback:
+        result.add_note(f"Traceback of {record.origin or 'the other rank'}:\n{record.traceback}")
+    return result

@@ -1,0 +1,272 @@
+"""Runs the program of one rank: a flat list of bound calls over numbered slots.
+
+What can be decided once is decided in the constructor: kernels, attributes, devices, constants, both ends of the transfers.
+The loop does no look-up by name. A failure turns the rest of the step dead: nothing more is computed, every message of
+the plan is still sent (empty), so that the step ends on every rank and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from mpirt import errors
+from mpirt.cluster.task import Task
+from mpirt.compiler.placer import DeviceName
+from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, is_state
+from mpirt.graph.graph import Operation, Tensor
+from mpirt.runtime.device import CudaGpu, Device
+from mpirt.runtime.rendezvous import DeadTensor, Incoming, Outgoing, Wait
+from mpirt.runtime.resources import ResourceManager
+from mpirt.transport.base import Transport
+
+Devices = Mapping[tuple[Task, str], Device]  # by task and local name, "CPU:0"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The first thing that went wrong on this rank in a step."""
+
+    error: Exception
+    op: Operation | None
+    device: DeviceName | None
+    traceback: str
+
+
+class StepFailed(Exception):  # noqa: N818  (says that a step failed; ``failure`` is the error, None if it is another rank's)
+    """A step ended dead."""
+
+    def __init__(self, failure: Failure | None) -> None:
+        super().__init__("the step failed")
+        self.failure = failure
+
+
+class KernelContext:
+    """What a kernel sees beside its inputs; kept for the life of a session, so state goes on between signatures."""
+
+    def __init__(self, op: Operation, task: Task, xp: ModuleType, resources: ResourceManager) -> None:
+        self.op = op
+        self.xp = xp
+        self._task = task
+        self._resources = resources
+        self._executions = 0
+        self._entropy: list[int] | None = None
+
+    def resource(self, factory: Callable[[str], Any]) -> Any:
+        """The state of this op on its task; see ``graph.op_def.KernelContext``."""
+        attrs = self.op.attrs
+        name = attrs.get("shared_name") or self.op.name
+        return self._resources.lookup_or_create(self._task, attrs.get("container", ""), name, factory)
+
+    def rng(self, seed: int, seed2: int) -> np.random.Generator:
+        """Stream of this execution: Philox keyed by the seeds, counted by the executions of this op."""
+        key = [seed, seed2]
+        if not seed and not seed2:
+            if self._entropy is None:
+                self._entropy = np.random.SeedSequence().generate_state(2, np.uint64).view(np.int64).tolist()
+            key = self._entropy
+        counter = [0, 0, 0, self._executions]
+        self._executions += 1
+        return np.random.Generator(np.random.Philox(key=np.array(key, np.int64).view(np.uint64), counter=counter))
+
+
+class SessionState:
+    """What one session keeps on this rank: resources and kernel contexts."""
+
+    def __init__(self, resources: ResourceManager, devices: Devices) -> None:
+        self.resources = resources
+        self.devices = devices
+        self._contexts: dict[tuple[Operation, DeviceName], KernelContext] = {}
+
+    def context(self, op: Operation, device: DeviceName) -> KernelContext:
+        """The kernel context of ``op``."""
+        key = (op, device)
+        if key not in self._contexts:
+            xp = self.devices[device.task, device.local].xp
+            self._contexts[key] = KernelContext(op, device.task, xp, self.resources)
+        return self._contexts[key]
+
+
+class Executor:
+    """A program, bound and ready to run again and again. One step at a time."""
+
+    def __init__(self, program: Program, state: SessionState, transport: Transport, first_tag: int, wait: Wait) -> None:
+        self._program = program
+        self._incoming: list[Incoming] = []
+        self._outgoing: list[Outgoing] = []
+        self._template: list[Any] = [None] * program.num_slots
+        self._code: list[tuple[Callable[..., Any], tuple[int, ...], Any, tuple[int, ...]]] = []
+        for slot, op, device in program.constants:
+            self._template[slot] = _constant(op, state.devices[device.task, device.local])
+        for instruction, frees in zip(program.instructions, program.frees, strict=True):
+            ins: tuple[int, ...]
+            out: Any = NO_SLOT
+            call: Callable[..., Any]
+            if isinstance(instruction, Run):
+                call, ins, out = _kernel_call(instruction, state), instruction.inputs, _out(instruction)
+            elif isinstance(instruction, Read):
+                call, ins, out = _read, (instruction.source,), instruction.target
+            elif isinstance(instruction, Move):
+                call, ins, out = _move(instruction, state), (instruction.source,), instruction.target
+            elif isinstance(instruction, Send):
+                outgoing = Outgoing(transport, instruction.transfer, first_tag + instruction.transfer.index, wait)
+                self._outgoing.append(outgoing)
+                call, ins = outgoing.send, () if instruction.source == NO_SLOT else (instruction.source,)
+            else:
+                incoming = Incoming(transport, instruction.transfer, first_tag + instruction.transfer.index, wait)
+                self._incoming.append(incoming)
+                call, ins, out = incoming.take, (), instruction.target
+            self._code.append((call, ins, out, frees))
+
+    def run(self, feeds: Mapping[int, Any], failure: Failure | None = None) -> list[Any]:
+        """One step.
+
+        Parameters
+        ----------
+        feeds : arrays by slot
+        failure : the step has failed on this rank before it began (a feed that doesn't fit): only its messages are sent
+
+        Returns
+        -------
+        list : one value for each fetch, None where there is none
+
+        Raises
+        ------
+        StepFailed
+            If anything failed here, or elsewhere before what this rank waited for.
+        """
+        for incoming in self._incoming:
+            incoming.post()
+        if failure is not None:
+            self._end_dead(0)
+            raise StepFailed(failure)
+        values = self._template.copy()
+        for slot, value in feeds.items():
+            values[slot] = value
+        position = 0
+        try:
+            with np.errstate(all="ignore"):
+                for call, ins, out, frees in self._code:
+                    result = call(*[values[i] for i in ins])
+                    if out.__class__ is int:
+                        if out >= 0:
+                            values[out] = result
+                    else:
+                        for slot, item in zip(out, result, strict=True):
+                            if slot >= 0:
+                                values[slot] = item
+                    for slot in frees:
+                        values[slot] = None
+                    position += 1
+        except DeadTensor:
+            self._end_dead(position)
+            raise StepFailed(None) from None
+        except Exception as error:
+            failed = self._failure(error, position)
+            del values
+            self._end_dead(position)
+            raise StepFailed(failed) from error
+        return [None if slot == NO_SLOT else values[slot] for slot in self._program.fetches]
+
+    def pending(self) -> bool:
+        """Whether messages of the last step are still under way to their receivers."""
+        return any(outgoing.pending() for outgoing in self._outgoing)
+
+    def _end_dead(self, position: int) -> None:
+        """Send what the plan promises from ``position`` on as dead tensors, then let all receives come to their end."""
+        started = sum(isinstance(i, Send) for i in self._program.instructions[:position])
+        for outgoing in self._outgoing[started:]:
+            outgoing.send_dead()
+        for incoming in self._incoming:
+            incoming.drain()
+
+    def _failure(self, error: Exception, position: int) -> Failure:
+        instruction = self._program.instructions[position]
+        op: Operation | None = None
+        device: DeviceName | None = None
+        if isinstance(instruction, Run):
+            op, device = instruction.op, instruction.device
+        elif isinstance(instruction, Read):
+            op = instruction.op
+        elif isinstance(instruction, Move):
+            op = instruction.tensor.op
+        elif isinstance(instruction.transfer.source, Tensor):
+            op = instruction.transfer.source.op
+        return Failure(op_error(error, op), op, device, "".join(traceback.format_exception(error)))
+
+
+def op_error(error: Exception, op: Operation | None) -> errors.OpError:
+    """``error`` of a kernel as the field's error class, with the operation it came from."""
+    if isinstance(error, errors.OpError):
+        if error.op is None and op is not None:
+            return type(error)(error.message, op=op, hint=error.hint, origin=error.origin)
+        return error
+    known: tuple[tuple[type[Exception], type[errors.OpError]], ...] = (
+        (NotImplementedError, errors.UnimplementedError),
+        (MemoryError, errors.ResourceExhaustedError),
+        (ArithmeticError, errors.InvalidArgumentError),
+        (ValueError, errors.InvalidArgumentError),
+        (TypeError, errors.InvalidArgumentError),
+        (LookupError, errors.InvalidArgumentError),
+    )
+    kind = next((ours for theirs, ours in known if isinstance(error, theirs)), errors.UnknownError)
+    name = f"{op.name!r} ({op.type})" if op is not None else "a step"
+    return kind(f"{name} failed: {type(error).__name__}: {error}", op=op)
+
+
+def _kernel_call(run: Run, state: SessionState) -> Callable[..., Any]:
+    """The kernel of an operation with all that is known now bound to it."""
+    kernel = run.op.definition.kernels[run.device.type]
+    device = state.devices[run.device.task, run.device.local]
+    call: Callable[..., Any]
+    if kernel.direct:
+        call = getattr(device.xp, kernel.direct)
+    else:
+        assert kernel.function is not None
+        context = state.context(run.op, run.device)
+        call = partial(kernel.function, context, **{name: run.op.attrs[name] for name in kernel.attrs})
+    return _on_gpu(call, device) if isinstance(device, CudaGpu) else call
+
+
+def _on_gpu(call: Callable[..., Any], device: Device) -> Callable[..., Any]:
+    def run(*inputs: Any) -> Any:
+        active: AbstractContextManager[Any] = device.active()
+        with active:
+            return call(*inputs)
+
+    return run
+
+
+def _out(run: Run) -> int | tuple[int, ...]:
+    """Where results go: one slot if the kernel returns one array, else a slot for each."""
+    outputs = run.op.definition.outputs
+    if not outputs:
+        return NO_SLOT
+    return run.outputs[0] if len(outputs) == 1 and not outputs[0].is_list else run.outputs
+
+
+def _constant(op: Operation, device: Device) -> Any:
+    value = op.attrs["value"]
+    return value if value.dtype == object else device.from_host(value)
+
+
+def _read(cell: Any) -> Any:
+    return cell.read()
+
+
+def _move(move: Move, state: SessionState) -> Callable[..., Any]:
+    """The copy between host memory and a GPU's."""
+    assert HOST in (move.from_space, move.to_space) and not is_state(move.tensor) or move.tensor.dtype.is_ref
+    space = move.to_space if move.from_space == HOST else move.from_space
+    device = next(d for (task, local), d in state.devices.items() if f"{task}/device:{local}" == space)
+    return device.from_host if move.from_space == HOST else device.to_host
+
+
+__all__ = ["Executor", "Failure", "KernelContext", "Recv", "SessionState", "StepFailed", "op_error"]

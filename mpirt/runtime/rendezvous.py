@@ -1,0 +1,225 @@
+"""Tensors in flight between ranks: both ends of each transfer of a program.
+
+A sender never blocks for its receiver, and a receive is posted before the step needs it. Guarantees:
+
+- the value that arrives is the value that was sent, in a buffer of the receiver's own;
+- a sender that has nothing to send because something failed sends an empty message, a *dead tensor*: so every message
+  of a plan is always sent, a failed step leaves nothing behind in MPI, and whoever waits learns of the failure;
+- at most one message of a transfer is under way: the next step's send waits for the last one's (credit of one).
+
+A tensor of static shape travels alone. One whose shape is only known at run time, and every string tensor, travels behind
+a small header, in the same message if it is small.
+Does not own: matching and order (transport), which transfers there are (``compiler.program``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from mpirt import dtypes, errors
+from mpirt.compiler.program import Transfer
+from mpirt.dtypes import DType
+from mpirt.graph.graph import Tensor
+from mpirt.graph.shapes import is_static, text
+from mpirt.transport.base import Request, Transport
+
+HEADER_BYTES = 1024  # header and, if it fits, the tensor behind it
+_MAX_NDIM = 64
+
+
+class Wait(Protocol):
+    """How a step waits: until ``ready()``, under a name, with the job's deadline and ways out."""
+
+    def __call__(self, ready: Callable[[], bool], what: Callable[[], str]) -> None:
+        """Return once ``ready()`` is true."""
+
+
+class DeadTensor(Exception):  # noqa: N818  (it is news, not an error of this rank)
+    """What was waited for will not come, because something before it failed on another rank."""
+
+
+class Incoming:
+    """The receiving end of a transfer."""
+
+    def __init__(self, transport: Transport, transfer: Transfer, tag: int, wait: Wait) -> None:
+        self._transport = transport
+        self._transfer = transfer
+        self._tag = tag
+        self._wait = wait
+        self._form = _Form(transfer)
+        self._buffer: np.ndarray[Any, Any] | None = None
+        self._request: Request | None = None
+
+    def post(self) -> None:
+        """Post the receive of a step."""
+        self._buffer = self._form.buffer()
+        self._request = self._transport.irecv(self._buffer, self._transfer.src_rank, self._tag)
+
+    def take(self) -> Any:
+        """Wait for the tensor and return it (None for a token).
+
+        Raises
+        ------
+        DeadTensor
+            If it will not come because something failed before it.
+        """
+        request, buffer = self._request, self._buffer
+        assert request is not None and buffer is not None, f"{self._transfer}: taken before it was posted"
+        if not request.test():
+            self._wait(request.test, self._describe)
+        self._request = self._buffer = None
+        nbytes = request.nbytes()
+        if nbytes == 0:
+            raise DeadTensor
+        form = self._form
+        if form.kind == "fixed":
+            return buffer
+        if form.kind == "token":
+            return None
+        if form.kind == "empty":
+            return np.empty(form.shape, form.dtype.np_dtype)
+        return self._take_variable(buffer[:nbytes])
+
+    def _take_variable(self, message: np.ndarray[Any, Any]) -> Any:
+        nbytes, ndim = message[:16].view(np.int64).tolist()
+        end = 16 + 8 * ndim
+        shape = tuple(message[16:end].view(np.int64).tolist())
+        content = message[end:]
+        if content.size < nbytes:
+            content = np.empty(nbytes, np.uint8)
+            rest = self._transport.irecv(content, self._transfer.src_rank, self._tag)
+            self._wait(rest.test, self._describe)
+        return _decode(content, shape, self._form.dtype)
+
+    def drain(self) -> None:
+        """Let a receive that nobody took run to its end."""
+        if self._request is not None:
+            try:
+                self.take()
+            except DeadTensor:
+                pass
+
+    def _describe(self) -> str:
+        t = self._transfer
+        what = "the end of operation" if self._form.kind == "token" else "tensor"
+        return f"{what} {t.name.lstrip('^')!r} from {t.src} on rank {t.src_rank} (for {t.reason})"
+
+
+class Outgoing:
+    """The sending end of a transfer."""
+
+    def __init__(self, transport: Transport, transfer: Transfer, tag: int, wait: Wait) -> None:
+        self._transport = transport
+        self._transfer = transfer
+        self._tag = tag
+        self._wait = wait
+        self._form = _Form(transfer)
+        self._requests: list[Request] = []
+
+    def send(self, value: Any = None) -> None:
+        """Start to send the value of this step (nothing for a token)."""
+        if self._requests:
+            self._finish_last()
+        form = self._form
+        if form.kind == "fixed":
+            array = np.asarray(value)
+            if array.dtype != form.dtype.np_dtype or array.shape != form.shape:
+                raise errors.InternalError(
+                    f"{self._transfer.name!r} has shape {array.shape} and type {array.dtype}, but its static shape is"
+                    f" {text(form.shape)} and its type {form.dtype.name}.",
+                    hint="a kernel broke the promise of its shape function; please report it.",
+                )
+            self._start(np.ascontiguousarray(array))
+        elif form.kind == "variable":
+            self._send_variable(value)
+        else:
+            self._start(_TOKEN)
+
+    def send_dead(self) -> None:
+        """Tell the receiver that nothing will come in this step."""
+        self._finish_last()
+        self._start(_NOTHING)
+
+    def pending(self) -> bool:
+        """Whether a message is still under way."""
+        self._requests = [r for r in self._requests if not r.test()]
+        return bool(self._requests)
+
+    def _send_variable(self, value: Any) -> None:
+        array = np.asarray(value)
+        content = _encode(array, self._form.dtype)
+        header = np.array([content.size, array.ndim, *array.shape], np.int64).view(np.uint8)
+        if header.size + content.size <= HEADER_BYTES:
+            self._start(np.concatenate([header, content]))
+        else:
+            self._start(header)
+            self._requests.append(self._transport.isend(content, self._transfer.dst_rank, self._tag))
+
+    def _start(self, buffer: np.ndarray[Any, Any]) -> None:
+        t = self._transfer
+        self._requests.append(self._transport.isend(buffer, t.dst_rank, self._tag, self._form.message_nbytes))
+
+    def _finish_last(self) -> None:
+        if self.pending():
+            self._wait(lambda: not self.pending(), self._describe)
+
+    def _describe(self) -> str:
+        t = self._transfer
+        return f"rank {t.dst_rank} to receive {t.name!r} of the step before"
+
+
+_TOKEN = np.ones(1, np.uint8)
+_NOTHING = np.empty(0, np.uint8)
+
+
+class _Form:
+    """How a transfer travels: a token, a buffer of fixed size, an empty array (a token too), or behind a header."""
+
+    __slots__ = ("kind", "shape", "dtype", "message_nbytes")
+
+    def __init__(self, transfer: Transfer) -> None:
+        source, nbytes = transfer.source, transfer.nbytes
+        self.shape: tuple[int, ...] = ()
+        self.dtype: DType = dtypes.uint8
+        if not isinstance(source, Tensor):
+            self.kind, self.message_nbytes = "token", 1
+            return
+        self.dtype = source.dtype.base_dtype
+        if nbytes is None:
+            self.kind, self.message_nbytes = "variable", HEADER_BYTES
+            return
+        assert is_static(source.static_shape)
+        self.shape = tuple(source.static_shape)  # type: ignore[arg-type]
+        self.kind, self.message_nbytes = ("empty", 1) if nbytes == 0 else ("fixed", nbytes)
+
+    def buffer(self) -> np.ndarray[Any, Any]:
+        """A new receive buffer."""
+        if self.kind == "fixed":
+            return np.empty(self.shape, self.dtype.np_dtype)
+        return np.empty(self.message_nbytes, np.uint8)
+
+
+def _encode(array: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, Any]:
+    """The bytes of an array; of a string array the lengths, then the strings."""
+    if array.ndim > _MAX_NDIM:
+        raise errors.InvalidArgumentError(f"a tensor of {array.ndim} dimensions can't cross ranks; at most {_MAX_NDIM}.")
+    if dtype is not dtypes.string:
+        return np.ascontiguousarray(array, dtype.np_dtype).reshape(-1).view(np.uint8)
+    items = [bytes(v) for v in array.reshape(-1).tolist()]
+    lengths = np.array([len(v) for v in items], np.int64)
+    return np.concatenate([lengths.view(np.uint8), np.frombuffer(b"".join(items), np.uint8)])
+
+
+def _decode(content: np.ndarray[Any, Any], shape: tuple[int, ...], dtype: DType) -> np.ndarray[Any, Any]:
+    if dtype is not dtypes.string:
+        return content.copy().view(dtype.np_dtype).reshape(shape)
+    count = int(np.prod(shape, dtype=np.int64))
+    lengths = content[: 8 * count].copy().view(np.int64)
+    raw, out, start = content[8 * count :].tobytes(), np.empty(count, object), 0
+    for i, length in enumerate(lengths.tolist()):
+        out[i] = raw[start : start + length]
+        start += length
+    return out.reshape(shape)

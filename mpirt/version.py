@@ -1,0 +1,3 @@
+"""Version of mpirt."""
+
+__version__ = "0.1.0"
