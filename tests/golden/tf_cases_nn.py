@@ -350,6 +350,7 @@ def variable_raw_ops(tf: Any, b: Builder) -> None:
 def variable_old_ops(tf: Any, b: Builder) -> None:
     v = b.raw("VariableV2", shape=[2], dtype=tf.float32)
     old = b.raw("Variable", shape=[2], dtype=tf.float32)
+    free = b.raw("VariableV2", shape=None, dtype=tf.float32)
     b.run(fetch=[b.raw("IsVariableInitialized", ref=v)])
     b.run(
         targets=[
@@ -362,8 +363,8 @@ def variable_old_ops(tf: Any, b: Builder) -> None:
     b.run(fetch=[b.raw("AssignAdd", ref=v, value=tf.constant([1.0, 1.0]))])
     b.run(fetch=[b.raw("AssignSub", ref=v, value=tf.constant([0.0, 0.5]), use_locking=True)])
     b.run(fetch=[b.raw("ScatterUpdate", ref=v, indices=np.array([0], np.int32), updates=tf.constant([9.0]), use_locking=False)])
-    b.run(fetch=[b.raw("Assign", ref=v, value=tf.constant([[1.0, 2.0, 3.0]]), validate_shape=False)])
-    b.run(fetch=[v, b.raw("IsVariableInitialized", ref=v)])
+    b.run(fetch=[b.raw("Assign", ref=free, value=tf.constant([[1.0, 2.0, 3.0]]), validate_shape=False)])
+    b.run(fetch=[v, free, b.raw("IsVariableInitialized", ref=free)])
     n = b.raw("VariableV2", shape=[], dtype=tf.int32, shared_name="shared")
     b.run(targets=[b.raw("Assign", ref=n, value=1)])
     up = b.raw("CountUpTo", ref=n, limit=3)
