@@ -325,7 +325,7 @@ class _DeviceScope:
         elif function is not None or outer is None:
             self.folded = None
         else:
-            self.folded = _merge_devices(outer, spec)
+            self.folded = merge_devices(outer, spec)
 
 
 class _Scopes(threading.local):
@@ -364,6 +364,7 @@ class Graph:
         self._lock = threading.RLock()
         self._finalized = False
         self.seed: int | None = None
+        self.ops_state: dict[str, Any] = {}  # what the ops layer keeps for a graph, by the owner's module
 
     # ---- looking
 
@@ -550,7 +551,7 @@ class Graph:
             if scope.function is not None:
                 op.device = _function_result(scope.function, op)
             else:
-                op.device = _merge_devices(scope.spec, op.device)
+                op.device = merge_devices(scope.spec, op.device)
             scope = scope.parent
         if _device_check is not None:
             _device_check(op.device)
@@ -814,8 +815,8 @@ def _enter_device(outer: _DeviceScope | None, device: Any) -> _DeviceScope:
     return scope
 
 
-def _merge_devices(outer: str, inner: str) -> str:
-    """Field by field, what is further in wins; warns once where a task leaks into another job."""
+def merge_devices(outer: str, inner: str) -> str:
+    """``outer`` with ``inner`` put over it, field by field; warns once where a task leaks into another job."""
     if not outer:
         return inner
     if not inner:

@@ -7,6 +7,7 @@ Neighbours: ``graph.create_op`` checks and stores; the families beside this file
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -241,7 +242,15 @@ def apply_op(op_type: str, *args: Any, name: str | None = None, **attrs: Any) ->
                 inputs.append(_input(arg, value, types))
         except (TypeError, ValueError) as error:
             raise type(error)(f"argument {arg.name!r} of {op_type}: {error}") from None
-    op = get_default_graph().create_op(op_type, inputs, attrs, name)
+    graph = get_default_graph()
+    changed = [t.op for arg, t in zip(definition.inputs, inputs, strict=False) if arg.is_ref]
+    if changed:  # what changes a variable runs where the variable is
+        with ExitStack() as stack:
+            for op in changed:
+                stack.enter_context(graph.colocate_with(op))
+            op = graph.create_op(op_type, inputs, attrs, name)
+    else:
+        op = graph.create_op(op_type, inputs, attrs, name)
     if not definition.outputs:
         return op
     if len(definition.outputs) == 1:
