@@ -76,7 +76,6 @@ def rank_environment(extra: Mapping[str, str | None]) -> dict[str, str]:
     """
     env = {name: value for name, value in os.environ.items() if not name.startswith("MPIRT_")}
     env.setdefault("OPENBLAS_NUM_THREADS", "1")
-    env["PYTHONUNBUFFERED"] = "1"  # what a rank printed before it was killed is part of the evidence
     env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS / "rank_site"), env.get("PYTHONPATH"))))
     for name, value in extra.items():
         if value is None:
@@ -208,7 +207,7 @@ class Job:
         """Whether the launcher has ended. (Its ranks may not: `stop` sees to that.)"""
         if self.launcher.poll() is not None:
             return True
-        if time.monotonic() > self._segments_noted + 0.2:
+        if time.monotonic() > self._segments_noted + 0.05:
             self._note_segments()
         return False
 
