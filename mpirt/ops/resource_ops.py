@@ -27,7 +27,8 @@ def handle_shape(handle: Tensor) -> Shape:
     """Static shape of the variable behind ``handle``, None if the handle doesn't come straight from its op."""
     while handle.op.type == "Identity":
         handle = handle.op.inputs[0]
-    return handle.op.attrs["shape"] if handle.op.type == "VarHandleOp" else None  # type: ignore[no-any-return]
+    shape: Shape = handle.op.attrs["shape"] if handle.op.type == "VarHandleOp" else None
+    return shape
 
 
 @register_op(
