@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpirt import errors
-from mpirt.distributed.control import Abandoned, ControlPlane, Kind, to_error, to_record
-from mpirt.distributed.control_pb2 import Goodbye, OperationList, OperationSummary, Proposal, Settlement, Status, Verdict
+from mpirt.distributed.control import ControlPlane, Kind, to_error, to_record
+from mpirt.distributed.control_pb2 import Feed, Goodbye, OperationList, OperationSummary, Proposal, Settlement, Status, Verdict
 from mpirt.graph.fingerprint import digest, fingerprint, summary
 from mpirt.graph.graph import Graph, Operation
+from mpirt.runtime.rendezvous import Abandoned
 
 _REMEMBERED_CALLS = 4096
 
@@ -83,8 +84,8 @@ class Collective:
 
     # ---- agreement
 
-    def agree(self, call: Call, feeds: Sequence[str], operations: Sequence[Operation], options: str) -> list[str]:
-        """Compare the call with all ranks'; returns the union of their feeds, sorted.
+    def agree(self, call: Call, feeds: Sequence[str], operations: Sequence[Operation], options: str) -> dict[str, list[int]]:
+        """Compare the call with all ranks'; returns the union of their feeds, and the ranks that pass each.
 
         Parameters
         ----------
@@ -111,7 +112,7 @@ class Collective:
         if verdict.HasField("error"):
             self.plane.broken = self.plane.broken or to_error(verdict.error, None)
             raise Abandoned(self.plane.broken)
-        return list(verdict.feeds)
+        return {feed.name: list(feed.ranks) for feed in verdict.feeds}
 
     def _judge(self, call: Call, operations: Sequence[Operation]) -> None:
         """Rank 0: gather all proposals of the call and answer them."""
@@ -139,8 +140,11 @@ class Collective:
             lists = self._gather(Kind.OPERATIONS, call, "list their operations")
             self._refuse(call, self._difference(lists, different))
             return
-        union = sorted({name for p in proposals.values() for name in p.feeds})
-        self._answer_all(Verdict(call=call.number, feeds=union))
+        feeders: dict[str, list[int]] = {}
+        for r in range(self.size):
+            for name in proposals[r].feeds:
+                feeders.setdefault(name, []).append(r)
+        self._answer_all(Verdict(call=call.number, feeds=[Feed(name=n, ranks=feeders[n]) for n in sorted(feeders)]))
 
     def _difference(self, lists: dict[int, OperationList], different: Sequence[int]) -> errors.InvalidArgumentError:
         """The error that names the first operation that differs, with the user's line on both sides."""

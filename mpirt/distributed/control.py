@@ -27,6 +27,7 @@ from mpirt.distributed.control_pb2 import (
     Table,
     Verdict,
 )
+from mpirt.runtime.rendezvous import Abandoned
 from mpirt.transport.base import Transport, wait_until
 
 _STATUS_AFTER_S = 1.0  # a rank that has waited this long tells rank 0 where it stands, then each time the wait doubles
@@ -63,14 +64,6 @@ _MESSAGE: dict[Kind, Any] = {
     Kind.BROKEN: ErrorRecord,
     Kind.TABLE: Table,
 }
-
-
-class Abandoned(Exception):  # noqa: N818  (carries the error that the user gets)
-    """A wait was given up because the job can't go on as it is; ``error`` says why."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 class ControlPlane:

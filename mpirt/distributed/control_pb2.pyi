@@ -90,10 +90,18 @@ class Verdict(_message.Message):
     DESCRIBE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     call: int
-    feeds: _containers.RepeatedScalarFieldContainer[str]
+    feeds: _containers.RepeatedCompositeFieldContainer[Feed]
     describe: bool
     error: ErrorRecord
-    def __init__(self, call: _Optional[int] = ..., feeds: _Optional[_Iterable[str]] = ..., describe: bool = ..., error: _Optional[_Union[ErrorRecord, _Mapping]] = ...) -> None: ...
+    def __init__(self, call: _Optional[int] = ..., feeds: _Optional[_Iterable[_Union[Feed, _Mapping]]] = ..., describe: bool = ..., error: _Optional[_Union[ErrorRecord, _Mapping]] = ...) -> None: ...
+
+class Feed(_message.Message):
+    __slots__ = ("name", "ranks")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    ranks: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., ranks: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class OperationList(_message.Message):
     __slots__ = ("call", "operations")

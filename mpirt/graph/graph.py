@@ -875,6 +875,14 @@ def _control_inputs(scopes: tuple[_ControlScope, ...], op: Operation) -> tuple[O
     return tuple(found)
 
 
+def caller_line() -> str:
+    """``file:line`` of the nearest caller outside this package."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
 def user_frames() -> tuple[tuple[str, int], ...]:
     """(file, line) of the callers outside this package, innermost first."""
     frame = sys._getframe(1)

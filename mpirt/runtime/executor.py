@@ -23,7 +23,7 @@ from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, is_state
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.runtime.device import CudaGpu, Device
-from mpirt.runtime.rendezvous import DeadTensor, Incoming, Outgoing, Wait
+from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
 from mpirt.runtime.resources import ResourceManager
 from mpirt.transport.base import Transport
 
@@ -168,6 +168,8 @@ class Executor:
         except DeadTensor:
             self._end_dead(position)
             raise StepFailed(None) from None
+        except Abandoned:
+            raise
         except Exception as error:
             failed = self._failure(error, position)
             del values
@@ -180,10 +182,13 @@ class Executor:
         return any(outgoing.pending() for outgoing in self._outgoing)
 
     def _end_dead(self, position: int) -> None:
-        """Send what the plan promises from ``position`` on as dead tensors, then let all receives come to their end."""
+        """Send what the plan promises from ``position`` on as dead tensors."""
         started = sum(isinstance(i, Send) for i in self._program.instructions[:position])
         for outgoing in self._outgoing[started:]:
             outgoing.send_dead()
+
+    def drain(self) -> None:
+        """After a failed step: let all its receives come to their end. The next step can't begin before."""
         for incoming in self._incoming:
             incoming.drain()
 

@@ -41,6 +41,14 @@ class DeadTensor(Exception):  # noqa: N818  (it is news, not an error of this ra
     """What was waited for will not come, because something before it failed on another rank."""
 
 
+class Abandoned(Exception):  # noqa: N818  (carries the error that the user gets)
+    """A wait was given up because the job can't go on as it is; ``error`` says why."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class Incoming:
     """The receiving end of a transfer."""
 

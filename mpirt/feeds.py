@@ -1,0 +1,99 @@
+"""What ``run`` is given: feed keys as tensors, feed values as arrays of the right type and shape.
+
+Nothing is lost in silence: a float for an int placeholder, a number too large for its type, a complex one for a real type
+are refused (TensorFlow truncates or wraps them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mpirt.dtypes import DType
+from mpirt.graph.graph import Graph, Tensor
+from mpirt.graph.shapes import compatible, text
+
+
+def feed_tensors(graph: Graph, feed_dict: Mapping[Any, Any]) -> dict[Tensor, Any]:
+    """The feeds by tensor.
+
+    Raises
+    ------
+    TypeError
+        If a key is no tensor (or its name, or a variable) of the session's graph.
+    """
+    feeds: dict[Tensor, Any] = {}
+    for key, value in feed_dict.items():
+        try:
+            tensor = graph.as_graph_element(key, allow_operation=False)
+        except (TypeError, ValueError, KeyError) as error:
+            raise TypeError(f"Cannot interpret feed_dict key {key!r} as Tensor: {error.args[0]}") from None
+        assert isinstance(tensor, Tensor)
+        feeds[tensor] = value
+    return feeds
+
+
+def feed_array(tensor: Tensor, value: Any) -> np.ndarray[Any, Any]:
+    """``value`` as a read-only array that can stand for ``tensor``.
+
+    Raises
+    ------
+    TypeError
+        If it is a tensor or None, or conversion to the tensor's type would lose something.
+    ValueError
+        If its shape doesn't fit, or it is no array of that type at all.
+    """
+    if isinstance(value, Tensor) or hasattr(value, "_as_tensor"):
+        raise TypeError(
+            f"The value of a feed cannot be a tensor: {value!r} was given for {tensor.name!r}."
+            " Acceptable feed values include Python scalars, strings, lists and numpy ndarrays."
+        )
+    if value is None:
+        raise TypeError(f"the value of the feed {tensor.name!r} is None.")
+    dtype = tensor.dtype.base_dtype
+    array = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else _from_python(tensor, value, dtype)
+    if array.dtype != dtype.np_dtype or dtype.kind == "O":
+        array = _convert(tensor, array, dtype)
+    if not compatible(tensor.static_shape, array.shape):
+        raise ValueError(
+            f"Cannot feed value of shape {array.shape} for Tensor {tensor.name!r}, which has shape {text(tensor.static_shape)}"
+        )
+    array = array.view()  # a view: whoever keeps it knows that the memory is the user's
+    array.flags.writeable = False
+    return array
+
+
+def _from_python(tensor: Tensor, value: Any, dtype: DType) -> np.ndarray[Any, Any]:
+    try:
+        return np.array(value, object) if dtype.kind == "O" else np.array(value)
+    except ValueError as error:
+        raise ValueError(f"Cannot feed {value!r} for Tensor {tensor.name!r} of type {dtype.name}: {error}") from None
+
+
+def _convert(tensor: Tensor, array: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, Any]:
+    if dtype.kind == "O":
+        return _strings(tensor, array)
+    if array.dtype.kind not in "biufc":
+        raise ValueError(f"Cannot feed a value of type {array.dtype} for Tensor {tensor.name!r} of type {dtype.name}.")
+    if array.size and not np.can_cast(array.dtype, dtype.np_dtype, "same_kind"):
+        if not (array.dtype.kind == "i" and dtype.kind == "u" and array.min() >= 0):
+            raise TypeError(
+                f"Cannot feed a value of type {array.dtype} for Tensor {tensor.name!r} of type {dtype.name}: something would be lost."
+                f" Convert it yourself if that is meant, e.g. value.astype({dtype.name!r})."
+            )
+    if dtype.is_integer and array.size and array.dtype.kind in "iu" and (array.min() < dtype.min or array.max() > dtype.max):
+        raise TypeError(
+            f"Cannot feed Tensor {tensor.name!r} of type {dtype.name}: the values {array.min()} to {array.max()} don't fit into it."
+        )
+    return array.astype(dtype.np_dtype)
+
+
+def _strings(tensor: Tensor, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    out = np.empty(array.shape, object)
+    for index, item in np.ndenumerate(array):
+        if not isinstance(item, str | bytes):
+            raise TypeError(f"Cannot feed {item!r} for Tensor {tensor.name!r} of type string.")
+        out[index] = item.encode() if isinstance(item, str) else bytes(item)
+    return out

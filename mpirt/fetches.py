@@ -1,0 +1,77 @@
+"""What ``run`` is asked for: nested fetches flattened to graph elements, and values put back into the same structure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mpirt.graph.graph import Graph, Operation, Tensor
+from mpirt.ops.indexed_slices import IndexedSlices
+
+
+class IndexedSlicesValue(NamedTuple):
+    """Value of a fetched ``IndexedSlices``."""
+
+    values: Any
+    indices: Any
+    dense_shape: Any
+
+
+class FetchMapper:
+    """Flat form of ``fetches``.
+
+    Parameters
+    ----------
+    graph : the session's graph
+    fetches : a tensor, operation, variable, IndexedSlices or name, or lists, tuples, namedtuples and dicts of these
+
+    Attributes
+    ----------
+    leaves : tuple of Tensor or Operation
+        Each element once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something can't be fetched, as TensorFlow does.
+    """
+
+    def __init__(self, graph: Graph, fetches: Any) -> None:
+        self._graph = graph
+        self._positions: dict[Tensor | Operation, int] = {}
+        self._build = self._flatten(fetches)
+        self.leaves: tuple[Tensor | Operation, ...] = tuple(self._positions)
+
+    def rebuild(self, values: Sequence[Any]) -> Any:
+        """The structure of the fetches, with the values of ``leaves`` in their places."""
+        return self._build(values)
+
+    def _leaf(self, element: Tensor | Operation) -> Callable[[Sequence[Any]], Any]:
+        position = self._positions.setdefault(element, len(self._positions))
+        return lambda values: values[position]
+
+    def _flatten(self, fetch: Any) -> Callable[[Sequence[Any]], Any]:
+        if isinstance(fetch, list):
+            parts = [self._flatten(f) for f in fetch]
+            return lambda values: [part(values) for part in parts]
+        if isinstance(fetch, tuple):
+            parts = [self._flatten(f) for f in fetch]
+            make = type(fetch)._make if hasattr(fetch, "_make") else type(fetch)
+            return lambda values: make([part(values) for part in parts])
+        if isinstance(fetch, Mapping):
+            items = {key: self._flatten(f) for key, f in fetch.items()}
+            kind: Any = type(fetch)
+            return lambda values: kind([(key, part(values)) for key, part in items.items()])
+        if isinstance(fetch, IndexedSlices):
+            rest = None if fetch.dense_shape is None else self._leaf(fetch.dense_shape)
+            first, second = self._leaf(fetch.values), self._leaf(fetch.indices)
+            return lambda values: IndexedSlicesValue(first(values), second(values), None if rest is None else rest(values))
+        try:
+            return self._leaf(self._graph.as_graph_element(fetch))
+        except TypeError:
+            raise TypeError(
+                f"Fetch argument {fetch!r} has invalid type {type(fetch).__name__!r}: it must be a tensor, operation, variable,"
+                " name, or a list, tuple or dict of these."
+            ) from None
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"Fetch argument {fetch!r} cannot be interpreted as a Tensor. ({error.args[0]})") from None
