@@ -16,8 +16,8 @@ find_python() {
     local candidate tried=""
     for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python}; do
         command -v "$candidate" >/dev/null || continue
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-            "$candidate" -c 'import ensurepip, venv' 2>/dev/null ||
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' &>/dev/null; then
+            "$candidate" -c 'import ensurepip, venv' &>/dev/null ||
                 die "$candidate has no venv module (Debian and Ubuntu: apt-get install python3-venv)"
             command -v "$candidate"
             return

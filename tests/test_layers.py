@@ -26,7 +26,7 @@ LAYERS = [
     ("gradients", "compiler"),
     ("runtime",),
     ("distributed",),
-    ("session",),
+    ("session", "feeds", "fetches"),
     ("train", "profiler"),
     ("cli", "__main__"),
     ("mpirt",),  # mpirt/__init__.py, the front door: sees all of it
