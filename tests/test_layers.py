@@ -29,7 +29,8 @@ LAYERS = [
     ("session", "feeds", "fetches"),
     ("train", "profiler"),
     ("cli", "__main__"),
-    ("mpirt",),  # mpirt/__init__.py, the front door: sees all of it
+    # The front door, mpirt/__init__.py, and TensorFlow's public namespaces (tf.nn, tf.math): they gather names.
+    ("mpirt", "app", "debugging", "initializers", "linalg", "logging", "losses", "math", "nn", "random", "summary", "test"),
 ]
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 
@@ -101,12 +102,12 @@ def _imports_of(name: str, path: Path) -> Iterator[Import]:
 
 def layer(module: str) -> int:
     parts = module.split(".")
-    return LAYER_OF[parts[1] if len(parts) > 1 else parts[0]]
+    return LAYER_OF.get(parts[1] if len(parts) > 1 else parts[0], len(LAYERS))
 
 
 def test_every_module_has_a_layer():
-    known = {name for names in LAYERS for name in names}
-    assert {name.split(".")[1] for name in modules() if "." in name} <= known
+    without = {name.split(".")[1] for name in modules() if "." in name} - LAYER_OF.keys()
+    assert not without, f"give these a place in LAYERS, above: {sorted(without)}"
 
 
 def test_imports_go_down_only():
