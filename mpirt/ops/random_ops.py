@@ -57,17 +57,21 @@ def random_uniform(
         maxval = 1
     with get_default_graph().name_scope(name or "random_uniform") as scope:
         sizes = shape_tensor(shape)
-        if kind.is_integer:
-            low, high = convert_to_tensor(minval, kind, "min"), convert_to_tensor(maxval, kind, "max")
-            drawn: Tensor = apply_op("RandomUniformInt", sizes, low, high, name=scope, **seed_attrs(seed))
-            return drawn
-        unit: Tensor = apply_op("RandomUniform", sizes, dtype=kind, **seed_attrs(seed))
-        if type(minval) in (int, float) and type(maxval) in (int, float) and (minval, maxval) == (0, 1):
+        if not kind.is_integer and _is(minval, 0) and _is(maxval, 1):
+            unit: Tensor = apply_op("RandomUniform", sizes, dtype=kind, **seed_attrs(seed))
             return unit
         low, high = convert_to_tensor(minval, kind, "min"), convert_to_tensor(maxval, kind, "max")
+        if kind.is_integer:
+            drawn: Tensor = apply_op("RandomUniformInt", sizes, low, high, name=scope, **seed_attrs(seed))
+            return drawn
+        unit = apply_op("RandomUniform", sizes, dtype=kind, **seed_attrs(seed))
         scaled = apply_op("Mul", unit, apply_op("Sub", high, low, name="sub"), name="mul")
         moved: Tensor = apply_op("AddV2", scaled, low, name=scope)
         return moved
+
+
+def _is(value: Any, number: int) -> bool:
+    return type(value) in (int, float) and value == number
 
 
 def _drawn_shape(ctx: ShapeContext) -> list[Shape]:
