@@ -1,82 +1,102 @@
 """Values that are known while the graph is built: what shape functions may look at.
 
-Only operations that build shapes are followed (Const, Shape, Pack, slices of them, ...), never a user's computation.
+Only operations that shapes and axes are made with are followed (Const, Shape, Pack, slices of them, ...) and only small
+values; they are computed by the operations' own CPU kernels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpirt.graph.shapes import Shape, is_static
+from mpirt import errors
+from mpirt.graph.shapes import Shape, is_static, num_elements
 
 if TYPE_CHECKING:
-    from mpirt.graph.graph import Tensor
+    from mpirt.graph.graph import Operation, Tensor
 
 _MAX_ELEMENTS = 1 << 16  # larger values are data, not shapes
 _MAX_DEPTH = 32
 
 
-def value(tensor: Tensor, depth: int = 0) -> np.ndarray[Any, Any] | None:
+def value(tensor: Tensor) -> np.ndarray[Any, Any] | None:
     """The value of ``tensor`` if the graph fixes it, else None. Not to be changed."""
-    op = tensor.op
-    kind = op.type
-    if kind == "Const":
-        constant: np.ndarray[Any, Any] = op.attrs["value"]
+    if tensor.op.type == "Const":
+        constant: np.ndarray[Any, Any] = tensor.op.attrs["value"]
         return constant
-    if depth > _MAX_DEPTH or op.control_inputs:
+    return _value(tensor, {}, 0)
+
+
+def _value(tensor: Tensor, done: dict[Operation, Sequence[Any] | None], depth: int) -> np.ndarray[Any, Any] | None:
+    """``done`` holds the outputs of operations that were looked at already: many may share one input."""
+    op = tensor.op
+    if op not in done:
+        done[op] = _outputs(op, done, depth)
+    outputs = done[op]
+    return None if outputs is None else outputs[tensor.value_index]
+
+
+def _outputs(op: Operation, done: dict[Operation, Sequence[Any] | None], depth: int) -> Sequence[Any] | None:
+    if op.type == "Const":
+        return [op.attrs["value"]]
+    if op.control_inputs:
         return None
-    if kind == "Shape":
-        shape = op.inputs[0].static_shape
-        return np.array(shape, op.outputs[0].dtype.np_dtype) if is_static(shape) else None
-    if kind == "Rank":
-        shape = op.inputs[0].static_shape
-        return None if shape is None else np.array(len(shape), np.int32)
-    if kind == "Size":
-        shape = op.inputs[0].static_shape
-        return np.array(np.prod(shape, dtype=np.int64), op.outputs[0].dtype.np_dtype) if is_static(shape) else None  # type: ignore[arg-type]
-    if kind not in _FOLDED:
+    if op.type in ("Shape", "ShapeN", "Rank", "Size"):
+        return [_of_shape(op.type, i.static_shape, o.dtype.np_dtype) for i, o in zip(op.inputs, op.outputs, strict=True)]
+    if op.type not in _FOLDED or depth >= _MAX_DEPTH:
         return None
-    inputs = [value(t, depth + 1) for t in op.inputs]
+    if any((num_elements(t.static_shape) or 0) > _MAX_ELEMENTS for t in op.outputs):
+        return None
+    inputs = [_value(t, done, depth + 1) for t in op.inputs]
     if any(v is None or v.size > _MAX_ELEMENTS for v in inputs):
         return None
-    return _fold(kind, op.attrs, inputs, tensor)  # type: ignore[arg-type]
+    return _fold(op, inputs)
 
 
-_FOLDED = frozenset(("Cast", "Identity", "Pack", "ConcatV2", "Fill", "Range", "Add", "AddV2", "Sub", "Mul", "FloorDiv",
-                     "Maximum", "Minimum", "StridedSlice", "Prod", "Reshape", "ExpandDims", "Squeeze"))  # fmt: skip
-
-
-def _fold(kind: str, attrs: dict[str, Any], v: list[np.ndarray[Any, Any]], tensor: Tensor) -> np.ndarray[Any, Any] | None:
-    dtype = tensor.dtype.base_dtype.np_dtype
-    if kind == "Cast":
-        return v[0].astype(dtype)
-    if kind == "Identity":
-        return v[0]
-    if kind == "Pack":
-        return np.stack(v, attrs["axis"])
-    if kind == "ConcatV2":
-        return np.concatenate(v[:-1], int(v[-1]))
-    if kind == "Fill":
-        return np.full(v[0], v[1]) if np.prod(v[0]) <= _MAX_ELEMENTS else None
-    if kind == "Range":
-        return np.arange(v[0], v[1], v[2], dtype=dtype)
-    if kind == "Prod":
-        return np.asarray(np.prod(v[0], axis=tuple(np.atleast_1d(v[1]).tolist()), keepdims=attrs["keep_dims"], dtype=dtype))
-    if kind == "Reshape":
-        return v[0].reshape(v[1])
-    if kind == "ExpandDims":
-        return np.expand_dims(v[0], int(v[1].reshape(())))
-    if kind == "Squeeze":
-        return np.squeeze(v[0], tuple(attrs["squeeze_dims"]) or None)
-    if kind == "StridedSlice":
-        return np.asarray(v[0][slice_index(attrs, v[1], v[2], v[3])])
-    function = {"Add": np.add, "AddV2": np.add, "Sub": np.subtract, "Mul": np.multiply, "FloorDiv": np.floor_divide,
-                "Maximum": np.maximum, "Minimum": np.minimum}[kind]  # fmt: skip
-    if kind == "FloorDiv" and not np.all(v[1]):
+def _of_shape(kind: str, shape: Shape, dtype: np.dtype[Any]) -> np.ndarray[Any, Any] | None:
+    if kind == "Rank":
+        return None if shape is None else np.array(len(shape), dtype)
+    if shape is None or not is_static(shape):
         return None
-    return np.asarray(function(v[0], v[1]), dtype)
+    return np.array(num_elements(shape) if kind == "Size" else shape, dtype)
+
+
+_FOLDED = frozenset((
+    "Abs", "Add", "AddV2", "BroadcastArgs", "BroadcastGradientArgs", "BroadcastTo", "Cast", "Ceil", "Concat", "ConcatOffset",
+    "ConcatV2", "DynamicPartition", "DynamicStitch", "Equal", "ExpandDims", "Fill", "Floor", "FloorDiv", "FloorMod", "Gather",
+    "GatherV2", "Greater", "GreaterEqual", "Identity", "InvertPermutation", "Less", "LessEqual", "LogicalAnd", "LogicalNot",
+    "LogicalOr", "Max", "Maximum", "Min", "Minimum", "Mul", "Neg", "NotEqual", "OnesLike", "Pack", "ParallelDynamicStitch",
+    "Prod", "Range", "RealDiv", "Reshape", "ReverseV2", "Select", "SelectV2", "Slice", "Split", "SplitV", "Squeeze",
+    "StridedSlice", "Sub", "Sum", "Tile", "Transpose", "TruncateDiv", "Unpack", "ZerosLike",
+))  # fmt: skip
+
+
+class _Context:
+    """KernelContext of an operation whose value is computed while building."""
+
+    xp = np
+
+    def __init__(self, op: Operation) -> None:
+        self.op = op
+
+
+def _fold(op: Operation, inputs: Sequence[Any]) -> Sequence[Any] | None:
+    """The outputs, by the operation's own CPU kernel; None if it refuses, which the step will say better."""
+    kernel = op.definition.kernels.get("CPU")
+    if kernel is None:
+        return None
+    try:
+        with np.errstate(all="ignore"):
+            if kernel.function is None:
+                result = getattr(np, kernel.direct)(*inputs)
+            else:
+                result = kernel.function(_Context(op), *inputs, **{name: op.attrs[name] for name in kernel.attrs})
+    except (errors.OpError, ValueError, TypeError, IndexError, ArithmeticError):
+        return None
+    single = len(op.outputs) == 1 and not op.definition.outputs[0].is_list
+    return [np.asarray(r) for r in ([result] if single else result)]
 
 
 def shape(tensor: Tensor, depth: int = 0) -> Shape:
@@ -89,8 +109,8 @@ def shape(tensor: Tensor, depth: int = 0) -> Shape:
     op = tensor.op
     if depth > _MAX_DEPTH or op.control_inputs:
         return unknown
-    if op.type == "Shape":
-        return op.inputs[0].static_shape
+    if op.type in ("Shape", "ShapeN"):
+        return op.inputs[tensor.value_index].static_shape
     if op.type in ("Identity", "Cast"):
         return shape(op.inputs[0], depth + 1)
     if op.type == "Pack" and op.attrs["axis"] == 0:
@@ -100,8 +120,9 @@ def shape(tensor: Tensor, depth: int = 0) -> Shape:
         return None if any(p is None for p in parts) else tuple(d for p in parts for d in p)  # type: ignore[union-attr]
     if op.type == "StridedSlice":
         source, args = shape(op.inputs[0], depth + 1), [value(t) for t in op.inputs[1:]]
-        if source is not None and all(a is not None and a.size == 1 for a in args) and not op.attrs["shrink_axis_mask"]:
-            index = slice_index(op.attrs, *args)  # type: ignore[arg-type]
+        plain = not (op.attrs["shrink_axis_mask"] or op.attrs["new_axis_mask"])
+        if source is not None and plain and all(a is not None and a.size == 1 for a in args):
+            index = slice_index(op.attrs, *args)
             return tuple(np.array(source, object)[index].tolist())
     return unknown
 
