@@ -10,7 +10,14 @@ from typing import Any
 from mpirt import dtypes
 from mpirt.dtypes import COMPLEX, DType
 from mpirt.graph.graph import Operation, Tensor
-from mpirt.graph.op_def import KernelContext, ShapeContext, register_direct_kernel, register_gradient, register_kernel, register_op
+from mpirt.graph.op_def import (
+    KernelContext,
+    ShapeContext,
+    register_direct_kernel,
+    register_gradient,
+    register_kernel,
+    register_op,
+)
 from mpirt.graph.shapes import Shape
 from mpirt.ops.apply import apply_op, convert_to_tensor
 from mpirt.ops.broadcasting import broadcast_shape, unbroadcast
@@ -46,11 +53,11 @@ def _conj_grad(op: Operation, dy: Tensor) -> list[Tensor | None]:
     return [conj(dy)]
 
 
-def _part(op_type: str) -> None:
+def _part(op_type: str, names: tuple[str, str] = ("input", "output")) -> None:
     """Register an op from a complex tensor to a real one."""
+    source, target = names
     attrs = {"T": ("type", dtypes.complex64), "Tout": ("type", dtypes.float32)}
-    register_op(op_type, inputs=["input: T" if op_type != "ComplexAbs" else "x: T"],
-                outputs=["output: Tout" if op_type != "ComplexAbs" else "y: Tout"], attrs=attrs, T=COMPLEX, Tout=_PARTS)(_same_shape)  # fmt: skip
+    register_op(op_type, inputs=[f"{source}: T"], outputs=[f"{target}: Tout"], attrs=attrs, T=COMPLEX, Tout=_PARTS)(_same_shape)
 
 
 def real(input: Any, name: str | None = None) -> Tensor:
@@ -94,7 +101,7 @@ def _imag_grad(op: Operation, dy: Tensor) -> list[Tensor | None]:
     return [complex(apply_op("ZerosLike", dy), dy)]
 
 
-_part("ComplexAbs")
+_part("ComplexAbs", ("x", "y"))
 register_direct_kernel("absolute", "ComplexAbs")
 
 
@@ -130,8 +137,10 @@ def complex(real: Any, imag: Any, name: str | None = None) -> Tensor:
     return result
 
 
-register_op("Complex", inputs=["real: T", "imag: T"], outputs=["out: Tout"],
-            attrs={"T": ("type", dtypes.float32), "Tout": ("type", dtypes.complex64)}, T=_PARTS, Tout=COMPLEX)(broadcast_shape)  # fmt: skip
+register_op(
+    "Complex", inputs=["real: T", "imag: T"], outputs=["out: Tout"],
+    attrs={"T": ("type", dtypes.float32), "Tout": ("type", dtypes.complex64)}, T=_PARTS, Tout=COMPLEX,
+)(broadcast_shape)  # fmt: skip
 
 
 @register_kernel("Complex")

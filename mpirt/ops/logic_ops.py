@@ -107,7 +107,13 @@ for _name, _ufunc in (("Less", "less"), ("LessEqual", "less_equal"), ("Greater",
     register_direct_kernel(_ufunc, _name)
 
 
-@register_op("ApproximateEqual", inputs=["x: T", "y: T"], outputs=["z: bool"], attrs={"tolerance": ("float", float(np.float32(1e-5)))}, T=NUMERIC)
+@register_op(
+    "ApproximateEqual",
+    inputs=["x: T", "y: T"],
+    outputs=["z: bool"],
+    attrs={"tolerance": ("float", float(np.float32(1e-5)))},
+    T=NUMERIC,
+)
 def _approximate_equal_shape(ctx: ShapeContext) -> list[Shape]:
     return [merge(ctx.shape("x"), ctx.shape("y"))]
 

@@ -1,4 +1,4 @@
-"""Arithmetic of two tensors with broadcasting, sums of several, casts; the tensors' arithmetic operators.
+"""Arithmetic of two tensors with broadcasting, sums of several; the tensors' arithmetic operators.
 
 Owns: what ``a + b`` and its like mean. A Python number takes the dtype of the tensor beside it.
 Neighbours: comparisons and logic are in ``logic_ops``, functions of one tensor in ``unary_ops``.
@@ -6,7 +6,6 @@ Neighbours: comparisons and logic are in ``logic_ops``, functions of one tensor 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,13 +27,14 @@ from mpirt.graph.op_def import (
 from mpirt.graph.shapes import Shape, as_shape, merge
 from mpirt.ops.apply import apply_op, convert_to_tensor, is_tensor, set_operator
 from mpirt.ops.broadcasting import broadcast_shape, unbroadcast
+from mpirt.ops.cast_ops import cast as cast  # callers of the arithmetic want it beside it
 from mpirt.ops.complex_ops import conj
 from mpirt.ops.indexed_slices import IndexedSlices
 
 __all__ = [
-    "accumulate_n", "add", "add_n", "atan2", "cast", "div", "div_no_nan", "divide", "floor_div", "floordiv", "floormod",
-    "maximum", "minimum", "mod", "multiply", "multiply_no_nan", "pow", "realdiv", "saturate_cast", "scalar_mul",
-    "squared_difference", "subtract", "to_double", "to_float", "to_int32", "to_int64", "truediv", "truncatediv",
+    "accumulate_n", "add", "add_n", "atan2", "div", "div_no_nan", "divide", "floor_div", "floordiv", "floormod",
+    "maximum", "minimum", "mod", "multiply", "multiply_no_nan", "pow", "realdiv", "scalar_mul",
+    "squared_difference", "subtract", "truediv", "truncatediv",
     "truncatemod", "xdivy", "xlog1py", "xlogy",
 ]  # fmt: skip
 
@@ -151,7 +151,6 @@ def realdiv(x: Any, y: Any, name: str | None = None) -> Tensor:
 
 
 _register("RealDiv", FLOATING + COMPLEX, "true_divide")
-
 
 
 def truediv(x: Any, y: Any, name: str | None = None) -> Tensor:
@@ -348,7 +347,9 @@ _register("Pow", (*FLOATING, dtypes.int8, dtypes.int16, dtypes.int32, dtypes.int
 def _pow(ctx: KernelContext, x: Any, y: Any) -> Any:
     if ctx.xp is np:
         if y.dtype.kind == "i" and np.any(y < 0):
-            raise errors.InvalidArgumentError(f"{ctx.op.name!r}: integers to negative integer powers are not allowed.", op=ctx.op)
+            raise errors.InvalidArgumentError(
+                f"{ctx.op.name!r}: integers to negative integer powers are not allowed.", op=ctx.op
+            )
         if y.ndim == 0 and y == 2:
             return np.square(x)
     return ctx.xp.power(x, y)
@@ -412,7 +413,9 @@ def _nonzero(x: Tensor) -> Tensor:
 @register_gradient("Xdivy")
 def _xdivy_grad(op: Operation, dy: Tensor) -> Grads:
     x, y = op.inputs
-    return unbroadcast(x, y, dy * xdivy(_nonzero(x), conj(y)), dy * xdivy(apply_op("Neg", conj(x)), apply_op("Square", conj(y))))
+    return unbroadcast(
+        x, y, dy * xdivy(_nonzero(x), conj(y)), dy * xdivy(apply_op("Neg", conj(x)), apply_op("Square", conj(y)))
+    )
 
 
 @register_gradient("Xlogy")
@@ -563,7 +566,8 @@ def _add_n(ctx: KernelContext, *inputs: Any) -> Any:
         return first
     if any(x.shape != first.shape for x in inputs):
         raise errors.InvalidArgumentError(
-            f"{ctx.op.name!r}: the inputs of {ctx.op.type} must have one shape, not {[tuple(x.shape) for x in inputs]}.", op=ctx.op
+            f"{ctx.op.name!r}: the inputs of {ctx.op.type} must have one shape, not {[tuple(x.shape) for x in inputs]}.",
+            op=ctx.op,
         )
     total = ctx.xp.add(first, inputs[1])
     for x in inputs[2:]:
@@ -574,88 +578,6 @@ def _add_n(ctx: KernelContext, *inputs: Any) -> Any:
 @register_gradient("AddN", "AccumulateNV2")
 def _add_n_grad(op: Operation, dy: Tensor) -> Grads:
     return [dy] * len(op.inputs)
-
-
-# ---------------------------------------------------------------------------------------------- casts
-
-
-def cast(x: Any, dtype: Any, name: str | None = None) -> Any:
-    """The values in another dtype; ``x`` itself if it has that dtype. Real parts are taken of complex numbers."""
-    wanted = dtypes.as_dtype(dtype).base_dtype
-    if isinstance(x, IndexedSlices):
-        return IndexedSlices(cast(x.values, wanted, name), x.indices, x.dense_shape)
-    x = convert_to_tensor(x, name="x" if not is_tensor(x) else None)
-    if x.dtype.base_dtype is wanted:
-        return x
-    if x.dtype.is_complex and wanted.is_floating:
-        warnings.warn("casting complex to real discards the imaginary part", stacklevel=2)
-    return apply_op("Cast", x, DstT=wanted, name=name)
-
-
-_CASTABLE = (*NUMERIC, dtypes.bool)
-
-
-@register_op("Cast", inputs=["x: SrcT"], outputs=["y: DstT"], attrs={"Truncate": ("bool", False)}, SrcT=_CASTABLE, DstT=_CASTABLE)
-def _cast_shape(ctx: ShapeContext) -> list[Shape]:
-    return [ctx.shape("x")]
-
-
-@register_kernel("Cast")
-def _cast(ctx: KernelContext, x: Any, *, DstT: DType) -> Any:
-    wanted = DstT.np_dtype
-    if x.dtype.kind == "c" and wanted.kind not in "cb":
-        x = x.real
-    return x.astype(wanted, copy=False)
-
-
-@register_gradient("Cast")
-def _cast_grad(op: Operation, dy: Tensor) -> Grads:
-    source, target = op.inputs[0].dtype.base_dtype, dy.dtype.base_dtype
-    if source.kind in "fc" and target.kind in "fc":
-        return [apply_op("Cast", dy, DstT=source)]
-    return [None]
-
-
-def saturate_cast(value: Any, dtype: Any, name: str | None = None) -> Tensor:
-    """Cast with values beyond the range of ``dtype`` set to its ends."""
-    wanted = dtypes.as_dtype(dtype)
-    with get_default_graph().name_scope(name or "saturate_cast"):
-        value = convert_to_tensor(value, name="value")
-        source = value.dtype
-        if source.min < wanted.min:
-            value = maximum(value, _representable(wanted.min, source))
-        if source.max > wanted.max:
-            value = minimum(value, _representable(wanted.max, source))
-        result: Tensor = cast(value, wanted)
-        return result
-
-
-def _representable(limit: Any, dtype: DType) -> Any:
-    """``limit`` in ``dtype``, rounded towards 0 so that it can be cast back."""
-    value = dtype.as_numpy_dtype(limit)
-    if dtype.is_floating and abs(int(value)) > abs(int(limit)):
-        value = np.nextafter(value, dtype.as_numpy_dtype(0))
-    return value
-
-
-def to_float(x: Any, name: str = "ToFloat") -> Any:
-    """Cast to float32."""
-    return cast(x, dtypes.float32, name)
-
-
-def to_double(x: Any, name: str = "ToDouble") -> Any:
-    """Cast to float64."""
-    return cast(x, dtypes.float64, name)
-
-
-def to_int32(x: Any, name: str = "ToInt32") -> Any:
-    """Cast to int32."""
-    return cast(x, dtypes.int32, name)
-
-
-def to_int64(x: Any, name: str = "ToInt64") -> Any:
-    """Cast to int64."""
-    return cast(x, dtypes.int64, name)
 
 
 # ---------------------------------------------------------------------------------------------- operators
