@@ -1,0 +1,314 @@
+"""The transport over MPI, and the only place that imports mpi4py.
+
+Guarantees: importing this module starts nothing; MPI starts with the first `MpiTransport`, unless the user has started it.
+Traffic runs on private duplicates of the communicator we are given, so it can't meet the user's own messages. Who started MPI
+ends it. Nothing here blocks, except MPI_Init and MPI_Finalize themselves: they end the process after MPIRT_START_TIMEOUT_S
+and MPIRT_EXIT_TIMEOUT_S.
+
+Neighbours: `peers` (who of this host is gone), `abort_hook` (what an uncaught exception does to the job).
+Background: MPI-4.0 sections 3.7 (nonblocking), 3.8.2 (matched probe), 11.6 (threads).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import multiprocessing
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from mpirt import config
+from mpirt.errors import DeadlineExceededError, FailedPreconditionError, InternalError, OpError, UnavailableError
+from mpirt.transport import base
+from mpirt.transport.base import Buffer, ControlMessage, Counters, Request, wait_until
+from mpirt.transport.mpi_requests import PENDING, ChunkedReceive, ChunkedSend, Receive, Send
+from mpirt.transport.peers import Identity, PeerWatch
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+class MpiTransport:
+    """One rank of a communicator, MPI_COMM_WORLD by default. See `base.Transport`.
+
+    Every rank of the communicator must create one, at about the same time.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm, optional
+        Which ranks. It stays the user's.
+    expected_size : int, optional
+        How many processes the launcher says it started.
+
+    Raises
+    ------
+    FailedPreconditionError
+        If the launcher started several processes but MPI sees one; if MPI was started without MPI_THREAD_MULTIPLE or has
+        ended; in a child process of ``multiprocessing``.
+    DeadlineExceededError
+        If the other ranks don't create theirs within MPIRT_START_TIMEOUT_S.
+    """
+
+    def __init__(self, comm: MPI.Intracomm | None = None, *, expected_size: int | None = None) -> None:
+        self.mpi, self._started_mpi = _start_mpi(expected_size)
+        comm = self.mpi.COMM_WORLD if comm is None else comm
+        self.rank = comm.rank
+        self.size = comm.size
+        vendor, version = self.mpi.get_vendor()
+        self.name = f"{vendor} {'.'.join(map(str, version))}"
+        self.byte = self.mpi.BYTE
+        self._new_status = self.mpi.Status
+        self.counters = Counters()
+
+        timeout_s = config.get("MPIRT_START_TIMEOUT_S")
+        self._data: MPI.Intracomm
+        self._control: MPI.Intracomm
+        self._data, data_ready = comm.Idup()
+        self._control, control_ready = comm.Idup()
+        what = f"all {self.size} ranks to start their transport (this is rank {self.rank})"
+        wait_until(lambda: data_ready.Test() and control_ready.Test(), lambda: what, timeout_s=timeout_s)
+        for private in (self._data, self._control):
+            private.Set_errhandler(self.mpi.ERRORS_RETURN)
+        self.max_tag = self._data.Get_attr(self.mpi.TAG_UB) or 0  # never absent: MPI demands at least 32767
+        self._isend = self._data.Isend
+        self._irecv = self._data.Irecv
+        self._improbe = self._control.Improbe
+
+        records = Identity.empty_records(self.size)
+        exchange = self._control.Iallgather([Identity.of_this_process().to_record(), self.byte], [records, self.byte])
+        wait_until(exchange.Test, lambda: what, timeout_s=timeout_s)
+        identities = [Identity.from_record(record) for record in records]
+        self.hosts = tuple(identity.host for identity in identities)
+        self.pids = tuple(identity.pid for identity in identities)
+        self._peers = PeerWatch(self.rank, identities)
+        self.peer_alive: Callable[[int], bool] = self._peers.alive
+        self.check_peers: Callable[[Iterable[int]], int | None] = self._peers.check
+
+        self._control_lock = threading.Lock()  # of the next three
+        self._outgoing: list[MPI.Request] = []
+        self._incoming: deque[_Incoming] = deque()
+        self._probed = self.mpi.Status()
+        self._leaving: MPI.Request | None = None
+        self._finalized = False
+
+    def isend(self, buffer: Buffer, dest: int, tag: int, expected_nbytes: int | None = None) -> Request:
+        """See `base.Transport`."""
+        nbytes = buffer.nbytes
+        if nbytes > base.CHUNK_NBYTES or (expected_nbytes is not None and expected_nbytes > base.CHUNK_NBYTES):
+            return ChunkedSend(self, buffer, dest, tag, nbytes if expected_nbytes is None else expected_nbytes)
+        counters = self.counters
+        counters.messages_sent += 1
+        counters.bytes_sent += nbytes
+        request = Send()
+        request.owner = self
+        request.buffer = buffer
+        request.dest = dest
+        request.tag = tag
+        try:
+            # A list of array and type takes any dtype and shape, also of 0 elements. The array alone takes no float16, and
+            # buffer.view(uint8) costs 0.3 us.
+            request.mpi = self._isend([buffer, self.byte], dest, tag)
+        except self.mpi.Exception as error:
+            raise request.translated(error) from None
+        return request
+
+    def irecv(self, buffer: Buffer, source: int, tag: int) -> Request:
+        """See `base.Transport`."""
+        if buffer.nbytes > base.CHUNK_NBYTES:
+            return ChunkedReceive(self, buffer, source, tag)
+        request = Receive()
+        request.owner = self
+        request.buffer = buffer
+        request.source = source
+        request.tag = tag
+        request.received = PENDING
+        request.status = self._new_status()
+        try:
+            request.mpi = self._irecv([buffer, self.byte], source, tag)
+        except self.mpi.Exception as error:
+            raise request.translated(error) from None
+        return request
+
+    def send_control(self, dest: int, payload: bytes, kind: int = 0) -> None:
+        """See `base.Transport`."""
+        try:
+            request = self._control.Isend([payload, self.byte], dest, kind)
+        except self.mpi.Exception as error:
+            raise self.translated(error, f"control message of {len(payload)} bytes to", dest, kind) from None
+        self.counters.control_sent += 1
+        if not request.Test():  # a small message has left by now
+            with self._control_lock:
+                self._outgoing.append(request)
+
+    def poll_control(self) -> ControlMessage | None:
+        """See `base.Transport`. None also while another thread is polling."""
+        if not self._control_lock.acquire(blocking=False):
+            return None
+        try:
+            if self._outgoing:
+                self._outgoing = [request for request in self._outgoing if not request.Test()]
+            probed = self._probed
+            message = self._improbe(self.mpi.ANY_SOURCE, self.mpi.ANY_TAG, probed)
+            if message is not None:
+                payload = bytearray(probed.Get_count(self.byte))
+                request = message.Irecv([payload, self.byte])
+                self._incoming.append(_Incoming(probed.source, probed.tag, payload, request))
+            return self._arrived() if self._incoming else None
+        finally:
+            self._control_lock.release()
+
+    def all_leaving(self, timeout_s: float) -> bool:
+        """See `base.Transport`. Control messages that come meanwhile are dropped."""
+        try:
+            self._wait_for_all_to_leave(timeout_s)
+        except (DeadlineExceededError, UnavailableError):
+            return False
+        return True
+
+    def abort(self, code: int = 1) -> NoReturn:
+        """See `base.Transport`. The status is never 0: a code that the system would cut to 0 becomes 1."""
+        code = code & 0xFF or 1
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # closed, or the reader has gone
+                stream.flush()
+        if not self.mpi.Is_finalized():
+            self.mpi.COMM_WORLD.Abort(code)
+        os._exit(code)
+
+    def finalize(self) -> None:
+        """See `base.Transport`. If the other ranks don't leave in time, or one of them is gone, ends the job with status 1."""
+        if self._finalized:
+            return
+        timeout_s = config.get("MPIRT_EXIT_TIMEOUT_S")
+        try:
+            self._wait_for_all_to_leave(timeout_s)
+        except OpError as error:
+            sys.stderr.write(f"[rank {self.rank} of {self.size}, {self.hosts[self.rank]}] can't leave the job: {error}\n")
+            self.abort(1)
+        self._finalized = True
+        self._peers.close()
+        if self._started_mpi:
+            with _ends_this_process_after(timeout_s):
+                self.mpi.Finalize()
+        else:
+            self._control.Free()
+            self._data.Free()
+
+    def translated(self, error: MPI.Exception, what: str, peer: int, tag: int) -> OpError:
+        """Our error for MPI's: the peer is gone, or the runtime has broken its own rules."""
+        reason = " ".join(error.Get_error_string().split())
+        place = f"{self.hosts[peer]}, " if 0 <= peer < self.size else ""
+        text = f"{what} rank {peer} ({place}tag {tag}) failed on rank {self.rank} of {self.size}: {reason}."
+        gone = {self.mpi.ERR_PROC_FAILED, self.mpi.ERR_PROC_FAILED_PENDING, self.mpi.ERR_REVOKED} - {self.mpi.ERR_UNKNOWN}
+        if error.Get_error_class() in gone or not self.peer_alive(peer):
+            return UnavailableError(text, hint=f"see why the process of rank {peer} ended; its own output comes first.")
+        return InternalError(text, hint="sender and receiver disagree on the plan; please report this.")
+
+    def _arrived(self) -> ControlMessage | None:
+        """The first control message that is here, unless one of the same source is ahead of it."""
+        waiting: set[int] = set()
+        for i, (source, kind, payload, request) in enumerate(self._incoming):
+            if source not in waiting and request.Test():
+                del self._incoming[i]
+                self.counters.control_received += 1
+                return ControlMessage(source, kind, bytes(payload))
+            waiting.add(source)
+        return None
+
+    def _wait_for_all_to_leave(self, timeout_s: float) -> None:
+        if self._finalized:
+            return
+        leaving = self._leaving = self._leaving or self._control.Ibarrier()
+
+        def look_around() -> None:
+            while self.poll_control() is not None:  # lets the others' last messages end
+                pass
+            gone = self.check_peers(range(self.size))
+            if gone is not None and not leaving.Test():
+                raise UnavailableError(f"rank {gone} ({self.hosts[gone]}, pid {self.pids[gone]}) is gone without a goodbye.")
+
+        wait_until(
+            lambda: leaving.Test() and not self._outgoing,
+            lambda: f"the other {self.size - 1} ranks to end too",
+            timeout_s=timeout_s,
+            on_idle=look_around,
+        )
+
+
+class _Incoming(NamedTuple):
+    """A control message that was announced; its bytes are coming into ``payload``."""
+
+    source: int
+    kind: int
+    payload: bytearray
+    request: MPI.Request
+
+
+def _start_mpi(expected_size: int | None) -> tuple[Any, bool]:
+    """mpi4py's module ``MPI``, with MPI running as we need it, and whether it was started here."""
+    if multiprocessing.parent_process() is not None:
+        raise FailedPreconditionError(
+            f"mpirt can't start MPI in process {os.getpid()}, a child of multiprocessing: it would take its parent's rank.",
+            hint="use sessions and servers in the process that mpirun started, and guard the script's entry with "
+            "if __name__ == '__main__' so that children don't run it again.",
+        )
+    import mpi4py
+
+    mpi4py.rc.initialize = False
+    mpi4py.rc.finalize = False
+    from mpi4py import MPI
+
+    library = MPI.Get_library_version().splitlines()[0].rstrip("\0")
+    if MPI.Is_finalized():
+        raise FailedPreconditionError(
+            f"MPI has ended in this process and can't start again ({library}).",
+            hint="keep one transport for the whole run, and call MPI.Finalize() after the last use of mpirt.",
+        )
+    starting = not MPI.Is_initialized()
+    if starting:
+        with _ends_this_process_after(config.get("MPIRT_START_TIMEOUT_S")):
+            MPI.Init_thread(MPI.THREAD_MULTIPLE)
+    if expected_size is not None and expected_size > 1 == MPI.COMM_WORLD.size:
+        if starting:
+            MPI.Finalize()
+        raise FailedPreconditionError(
+            f"the launcher started {expected_size} processes, but for MPI this one is alone (rank 0 of 1): launcher and "
+            f"library are of different MPIs. Library: {library} ({MPI.__file__}); started by {_parent()}.",
+            hint="use the mpirun that belongs to this library; with srun, name what it speaks: --mpi=pmix for Open MPI 5, "
+            "--mpi=pmi2 for MPICH and Intel MPI.",
+        )
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        names = ("SINGLE", "FUNNELED", "SERIALIZED", "MULTIPLE")
+        raise FailedPreconditionError(
+            f"MPI runs with MPI_THREAD_{names[MPI.Query_thread()]}; mpirt needs MPI_THREAD_MULTIPLE ({library}).",
+            hint="let mpirt start MPI, or start it with MPI.Init_thread(MPI.THREAD_MULTIPLE) (mpi4py's default); "
+            "some libraries must be built for it or told so (Cray: MPICH_MAX_THREAD_SAFETY=multiple).",
+        )
+    return MPI, starting
+
+
+@contextlib.contextmanager
+def _ends_this_process_after(timeout_s: float) -> Iterator[None]:
+    """Bound a call during which no Python code can run: mpi4py keeps the interpreter lock in MPI_Init and MPI_Finalize.
+
+    Past the time, a thread of faulthandler prints where the process hangs, and ends it with status 1. 0 = no bound.
+    """
+    if timeout_s > 0:
+        faulthandler.dump_traceback_later(timeout_s, exit=True, file=2)
+    try:
+        yield
+    finally:
+        if timeout_s > 0:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _parent() -> str:
+    """Program of the parent process: the launcher or its helper on this host."""
+    try:
+        return os.readlink(f"/proc/{os.getppid()}/exe")
+    except OSError:
+        return f"process {os.getppid()}"
