@@ -20,6 +20,7 @@ from mpirt.graph.graph import Graph, Operation, Tensor, get_default_graph
 from mpirt.graph.op_def import op_def
 from mpirt.graph.shapes import is_static, num_elements, text
 from mpirt.ops.apply import apply_op, constant, convert_to_tensor
+from mpirt.ops.control_flow_ops import tuple as tuple_
 from mpirt.ops.indexed_slices import IndexedSlices
 
 __all__ = [
@@ -287,18 +288,22 @@ class _Walk:
                     raise ValueError(
                         f"the gradient of {op.name!r} ({op.type}) gave {len(in_grads)} value(s) for {len(op.inputs)} input(s)."
                     )
+                in_grads = [
+                    _checked(op, t, g) if g is not None and _trainable(t) else None
+                    for t, g in zip(op.inputs, in_grads, strict=True)
+                ]
                 if self._gate:
                     in_grads = self._gated(in_grads)
         for tensor, grad in zip(op.inputs, in_grads, strict=True):
-            if grad is not None and _trainable(tensor):
-                self.add(tensor, _checked(op, tensor, grad))
+            if grad is not None:
+                self.add(tensor, grad)
 
     def _gated(self, grads: list[Any]) -> list[Any]:
-        """The same gradients, each ready only when all are."""
+        """The same gradients, each where it was made and ready only when all are."""
         if sum(g is not None for g in grads) < 2:
             return grads
-        with self._graph.device(None), self._graph.control_dependencies([g.op for g in grads if g is not None]):
-            return [None if g is None else _map_values(g, lambda t: apply_op("Identity", t)) for g in grads]
+        with self._graph.colocate_with(None, ignore_existing=True):
+            return tuple_(grads)
 
     def _sum(self, grads: Sequence[Gradient]) -> Gradient:
         """Sum of several paths: rows side by side if all are IndexedSlices, else AddN, first among those of one device."""
@@ -353,9 +358,7 @@ def _initial_gradient(y: Tensor, grad: Any, index: int, walk: _Walk) -> Gradient
             if base.is_complex:
                 raise TypeError(f"Gradients of complex tensors ({y!r}) must set grad_ys (y.dtype = {base.name}).")
             if base.kind not in "fiu":
-                raise TypeError(
-                    f"gradients of {y!r}: dtype {base.name} can't be differentiated; cast it to a floating type."
-                )
+                raise TypeError(f"gradients of {y!r}: dtype {base.name} can't be differentiated; cast it to a floating type.")
             shape = constant(y.static_shape, dtypes.int32, name="Shape") if is_static(y.static_shape) else apply_op("Shape", y)
             with walk._graph.name_scope(name) as scope:
                 one = constant(1, base)
@@ -387,12 +390,6 @@ def _checked(op: Operation, tensor: Tensor, grad: Any) -> Gradient:
                 f"of shape {text(tensor.static_shape)}."
             ) from None
     return result
-
-
-def _map_values(grad: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(grad, IndexedSlices):
-        return IndexedSlices(function(grad.values), function(grad.indices), grad.dense_shape)
-    return function(grad)
 
 
 def _zeros_like(x: Tensor) -> Tensor:

@@ -1,0 +1,298 @@
+"""Operations that update a variable from its gradient: one step of each optimizer's rule, in place.
+
+Each rule is written once, over arrays, and registered under TensorFlow's four names: ``Apply...`` (reference variable),
+``ResourceApply...`` (handle), and with ``Sparse`` for a gradient of some rows, where the rule is applied to those rows.
+A row named twice is updated twice, in order; the optimizers sum such rows first.
+Guarantee: an update of one variable and its slots is atomic, whatever ``use_locking`` says.
+Arithmetic: in the variable's own type, in the order TensorFlow's kernels use (core/kernels/training_ops.cc).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from types import ModuleType
+from typing import Any
+
+from mpirt import dtypes, errors
+from mpirt.graph.op_def import KernelContext, ShapeContext, no_gradient, register_kernel, register_op
+from mpirt.graph.shapes import Shape, merge, text, with_rank
+
+Array = Any
+Rule = Callable[..., None]
+
+_REASON = "it updates a variable; what it computes is the step itself"
+
+
+def _update_op(
+    name: str,
+    *,
+    slots: Sequence[str] = (),
+    args: Sequence[str],
+    grad: str = "grad",
+    sparse: bool = True,
+    attrs: dict[str, tuple[str, Any]] | None = None,
+) -> Callable[[Rule], Rule]:
+    """Register ``rule(xp, var, *slots, *args, **attrs)``, which changes var and slots in place, under TensorFlow's names.
+
+    ``args`` are the inputs behind the slots, ``grad`` among them; the others are scalars. A sparse operation has
+    ``indices`` right behind ``grad``.
+    """
+
+    def register(rule: Rule) -> Rule:
+        for is_sparse in (False, True) if sparse else (False,):
+            for resource in (False, True):
+                _register(
+                    rule, f"{'Resource' if resource else ''}{'Sparse' if is_sparse else ''}Apply{name}", resource, is_sparse
+                )
+        return rule
+
+    def _register(rule: Rule, op_type: str, resource: bool, is_sparse: bool) -> None:
+        cells = ["var", *slots]
+        inputs = [f"{c}: {'resource' if resource else 'Ref(T)'}" for c in cells]
+        for arg in args:
+            inputs += [f"{arg}: T"] + (["indices: Tindices"] if is_sparse and arg == grad else [])
+        scalars = [a for a in args if a != grad]
+        types = {"T": dtypes.FLOATING + dtypes.COMPLEX} | ({"Tindices": dtypes.INDEX} if is_sparse else {})
+        register_op(
+            op_type,
+            inputs=inputs,
+            outputs=[] if resource else ["out: Ref(T)"],
+            attrs={"use_locking": ("bool", False), **(attrs or {})},
+            stateful=resource,
+            **types,
+        )(functools.partial(_shape, cells, scalars, grad, resource, is_sparse))
+        where = len(cells) + list(args).index(grad)
+        register_kernel(op_type)((_sparse_kernel if is_sparse else _dense_kernel)(rule, len(cells), where, resource))
+        no_gradient(op_type, reason=_REASON)
+
+    return register
+
+
+def _shape(cells: list[str], scalars: list[str], grad: str, resource: bool, is_sparse: bool, ctx: ShapeContext) -> list[Shape]:
+    shape: Shape = None
+    for cell in cells:
+        shape = merge(shape, _variable_shape(ctx, cell, resource))
+    for scalar in scalars:
+        with_rank(ctx.shape(scalar), 0, scalar)
+    if is_sparse:
+        rows = with_rank(ctx.shape("indices"), 1, "indices")
+        if shape is not None and not shape:
+            raise ValueError("a sparse update needs a variable of at least one dimension, not a scalar")
+        merge(ctx.shape(grad), None if shape is None else rows + shape[1:])
+    else:
+        shape = merge(shape, ctx.shape(grad))
+    return [] if resource else [shape]
+
+
+def _variable_shape(ctx: ShapeContext, name: str, resource: bool) -> Shape:
+    if not resource:
+        return ctx.shape(name)
+    op = ctx.tensor(name).op
+    shape: Shape = op.attrs["shape"] if op.type == "VarHandleOp" else None
+    return shape
+
+
+def _dense_kernel(rule: Rule, num_cells: int, where: int, resource: bool) -> Callable[..., Any]:
+    def update(ctx: KernelContext, inputs: Sequence[Any], attrs: dict[str, Any]) -> None:
+        arrays = _arrays(ctx, inputs[:num_cells])
+        if inputs[where].shape != arrays[0].shape:
+            raise errors.InvalidArgumentError(
+                f"{ctx.op.name}: var and grad do not have the same shape: {arrays[0].shape} and {inputs[where].shape}.",
+                op=ctx.op,
+            )
+        rule(ctx.xp, *arrays, *inputs[num_cells:], **attrs)
+
+    return _locking(rule, update, num_cells, resource)
+
+
+def _sparse_kernel(rule: Rule, num_cells: int, where: int, resource: bool) -> Callable[..., Any]:
+    def update(ctx: KernelContext, inputs: Sequence[Any], attrs: dict[str, Any]) -> None:
+        grad, indices = inputs[where], inputs[where + 1]
+        before, after = inputs[num_cells:where], inputs[where + 2 :]
+        arrays = _arrays(ctx, inputs[:num_cells])
+        _check_rows(ctx, arrays[0], grad, indices)
+        for chosen in _rounds(ctx.xp, indices):
+            rows = indices if chosen is None else indices[chosen]
+            parts = [a[rows] for a in arrays]
+            rule(ctx.xp, *parts, *before, grad if chosen is None else grad[chosen], *after, **attrs)
+            for array, part in zip(arrays, parts, strict=True):
+                array[rows] = part
+
+    return _locking(rule, update, num_cells, resource)
+
+
+def _locking(rule: Rule, update: Callable[..., None], num_cells: int, resource: bool) -> Callable[..., Any]:
+    """The kernel: ``update`` under the locks of its cells, taken in the op's order (the variable, then its slots)."""
+
+    @functools.wraps(rule)  # the rule's keywords are the attributes to bind
+    def kernel(ctx: KernelContext, *inputs: Any, **attrs: Any) -> Any:
+        with ExitStack() as locks:
+            for cell in inputs[:num_cells]:
+                locks.enter_context(cell.lock)
+            update(ctx, inputs, attrs)
+        return None if resource else inputs[0]
+
+    return kernel
+
+
+def _arrays(ctx: KernelContext, cells: Sequence[Any]) -> list[Array]:
+    """The arrays of ``cells``, to change in place."""
+    arrays = [cell.writable() for cell in cells]
+    for array in arrays[1:]:
+        if array.shape != arrays[0].shape:
+            raise errors.InvalidArgumentError(
+                f"{ctx.op.name}: the variable has shape {arrays[0].shape}, but its slot {array.shape}.", op=ctx.op
+            )
+    return arrays
+
+
+def _check_rows(ctx: KernelContext, var: Array, grad: Array, indices: Array) -> None:
+    if grad.shape != indices.shape + var.shape[1:] or indices.ndim != 1:
+        raise errors.InvalidArgumentError(
+            f"{ctx.op.name}: grad has shape {text(grad.shape)}, but {text(indices.shape)} indices into a variable of shape "
+            f"{text(var.shape)} need {text(indices.shape + var.shape[1:])}.",
+            op=ctx.op,
+        )
+    wrong = (indices < 0) | (indices >= var.shape[0])
+    if wrong.any():
+        offset = int(wrong.argmax())
+        raise errors.InvalidArgumentError(
+            f"{ctx.op.name}: index {int(indices[offset])} at offset {offset} in indices is out of range [0, {var.shape[0]}).",
+            op=ctx.op,
+        )
+
+
+def _rounds(xp: ModuleType, indices: Array) -> list[Array | None]:
+    """Positions in ``indices`` to do together, no row twice in one round, repeats in order; [None] if no row repeats."""
+    order = xp.argsort(indices, kind="stable")
+    ordered = indices[order]
+    starts = xp.concatenate([xp.ones(1, bool), ordered[1:] != ordered[:-1]]) if indices.size else xp.ones(0, bool)
+    if bool(starts.all()):
+        return [None]
+    positions = xp.arange(indices.size)
+    nth = positions - xp.maximum.accumulate(xp.where(starts, positions, 0))  # how often the row came before
+    return [xp.sort(order[nth == n]) for n in range(int(nth.max()) + 1)]
+
+
+# ------------------------------------------------------------------------------------------------------ the rules
+
+
+@_update_op("GradientDescent", args=["alpha", "delta"], grad="delta", sparse=False)
+def _gradient_descent(xp: ModuleType, var: Array, alpha: Array, delta: Array) -> None:
+    var -= delta * alpha
+
+
+@_update_op("Momentum", slots=["accum"], args=["lr", "grad", "momentum"], attrs={"use_nesterov": ("bool", False)})
+def _momentum(xp: ModuleType, var: Array, accum: Array, lr: Array, grad: Array, momentum: Array, *, use_nesterov: bool) -> None:
+    accum *= momentum
+    accum += grad
+    if use_nesterov:
+        step = xp.multiply(accum, momentum, out=xp.empty_like(var))
+        step *= lr
+        var -= grad * lr
+    else:
+        step = xp.multiply(accum, lr, out=xp.empty_like(var))
+    var -= step
+
+
+@_update_op("Adagrad", slots=["accum"], args=["lr", "grad"], attrs={"update_slots": ("bool", True)})
+def _adagrad(xp: ModuleType, var: Array, accum: Array, lr: Array, grad: Array, *, update_slots: bool) -> None:
+    if update_slots:
+        accum += grad * grad
+    step = xp.multiply(grad, lr, out=xp.empty_like(var))
+    step /= xp.sqrt(accum)
+    var -= step
+
+
+@_update_op("AdagradV2", slots=["accum"], args=["lr", "epsilon", "grad"], attrs={"update_slots": ("bool", True)})
+def _adagrad_v2(
+    xp: ModuleType, var: Array, accum: Array, lr: Array, epsilon: Array, grad: Array, *, update_slots: bool
+) -> None:
+    if update_slots:
+        accum += grad * grad
+    step = xp.multiply(grad, lr, out=xp.empty_like(var))
+    step /= xp.sqrt(accum) + epsilon
+    var -= step
+
+
+@_update_op(
+    "Adam",
+    slots=["m", "v"],
+    args=["beta1_power", "beta2_power", "lr", "beta1", "beta2", "epsilon", "grad"],
+    sparse=False,
+    attrs={"use_nesterov": ("bool", False)},
+)
+def _adam(
+    xp: ModuleType,
+    var: Array,
+    m: Array,
+    v: Array,
+    beta1_power: Array,
+    beta2_power: Array,
+    lr: Array,
+    beta1: Array,
+    beta2: Array,
+    epsilon: Array,
+    grad: Array,
+    *,
+    use_nesterov: bool,
+) -> None:
+    alpha = lr * xp.sqrt(1 - beta2_power) / (1 - beta1_power)
+    _move_towards(xp, m, grad, 1 - beta1)
+    _move_towards(xp, v, grad * grad, 1 - beta2)
+    step = xp.multiply(m, beta1 if use_nesterov else alpha, out=xp.empty_like(var))
+    if use_nesterov:
+        step += grad * (1 - beta1)
+        step *= alpha
+    denominator = xp.sqrt(v, out=xp.empty_like(var))
+    denominator += epsilon
+    step /= denominator
+    var -= step
+
+
+@_update_op("RMSProp", slots=["ms", "mom"], args=["lr", "rho", "momentum", "epsilon", "grad"])
+def _rms_prop(
+    xp: ModuleType, var: Array, ms: Array, mom: Array, lr: Array, rho: Array, momentum: Array, epsilon: Array, grad: Array
+) -> None:
+    _move_towards(xp, ms, grad * grad, 1 - rho)
+    denominator = xp.add(ms, epsilon, out=xp.empty_like(ms))
+    _rms_step(xp, var, mom, denominator, lr, momentum, grad)
+
+
+@_update_op("CenteredRMSProp", slots=["mg", "ms", "mom"], args=["lr", "rho", "momentum", "epsilon", "grad"])
+def _centered_rms_prop(
+    xp: ModuleType,
+    var: Array,
+    mg: Array,
+    ms: Array,
+    mom: Array,
+    lr: Array,
+    rho: Array,
+    momentum: Array,
+    epsilon: Array,
+    grad: Array,
+) -> None:
+    _move_towards(xp, ms, grad * grad, 1 - rho)
+    _move_towards(xp, mg, grad, 1 - rho)
+    denominator = xp.multiply(mg, mg, out=xp.empty_like(mg))
+    xp.subtract(ms, denominator, out=denominator)
+    denominator += epsilon
+    _rms_step(xp, var, mom, denominator, lr, momentum, grad)
+
+
+def _rms_step(xp: ModuleType, var: Array, mom: Array, denominator: Array, lr: Array, momentum: Array, grad: Array) -> None:
+    """mom = mom * momentum + grad * lr / sqrt(denominator); var -= mom. ``denominator`` is used up."""
+    xp.sqrt(denominator, out=denominator)
+    mom *= momentum
+    xp.divide(grad * lr, denominator, out=denominator)
+    mom += denominator
+    var -= mom
+
+
+def _move_towards(xp: ModuleType, average: Array, value: Array, weight: Array) -> None:
+    """average += (value - average) * weight."""
+    step = xp.subtract(value, average, out=xp.empty_like(average))
+    step *= weight
+    average += step

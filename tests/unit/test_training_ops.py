@@ -1,0 +1,235 @@
+"""One step of each optimizer's rule as an operation, against the published formulas in plain numpy, row by row."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpirt import dtypes, errors
+from mpirt.graph.graph import Graph, Tensor
+from mpirt.graph.op_def import op_def, op_types
+from mpirt.ops import resource_ops, state_ops, training_ops
+from mpirt.ops.apply import apply_op, constant
+from tests.reference import Reference
+
+OPS = (resource_ops, training_ops)  # used by the names of their op types
+State = dict[str, np.ndarray[Any, Any]]
+
+LR, MOMENTUM, RHO, EPSILON, BETA1, BETA2 = 0.1, 0.9, 0.8, 1e-3, 0.7, 0.95
+
+
+# ---- the formulas, on one array ``s["var"]`` and its slots; ``t`` counts steps from 1
+
+
+def descent(s: State, g: Any, t: int) -> None:
+    s["var"] = s["var"] - LR * g
+
+
+def momentum(s: State, g: Any, t: int) -> None:
+    s["accum"] = MOMENTUM * s["accum"] + g
+    s["var"] = s["var"] - LR * s["accum"]
+
+
+def nesterov(s: State, g: Any, t: int) -> None:
+    s["accum"] = MOMENTUM * s["accum"] + g
+    s["var"] = s["var"] - LR * (g + MOMENTUM * s["accum"])
+
+
+def adagrad(s: State, g: Any, t: int) -> None:
+    s["accum"] = s["accum"] + g**2
+    s["var"] = s["var"] - LR * g * s["accum"] ** -0.5
+
+
+def frozen_adagrad(s: State, g: Any, t: int) -> None:
+    s["var"] = s["var"] - LR * g * s["accum"] ** -0.5
+
+
+def adagrad_v2(s: State, g: Any, t: int) -> None:
+    s["accum"] = s["accum"] + g**2
+    s["var"] = s["var"] - LR * g / (s["accum"] ** 0.5 + EPSILON)
+
+
+def adam(s: State, g: Any, t: int) -> None:
+    s["m"] = BETA1 * s["m"] + (1 - BETA1) * g
+    s["v"] = BETA2 * s["v"] + (1 - BETA2) * g**2
+    rate = LR * (1 - BETA2**t) ** 0.5 / (1 - BETA1**t)
+    s["var"] = s["var"] - rate * s["m"] / (s["v"] ** 0.5 + EPSILON)
+
+
+def nadam(s: State, g: Any, t: int) -> None:
+    s["m"] = BETA1 * s["m"] + (1 - BETA1) * g
+    s["v"] = BETA2 * s["v"] + (1 - BETA2) * g**2
+    rate = LR * (1 - BETA2**t) ** 0.5 / (1 - BETA1**t)
+    s["var"] = s["var"] - rate * (BETA1 * s["m"] + (1 - BETA1) * g) / (s["v"] ** 0.5 + EPSILON)
+
+
+def rms_prop(s: State, g: Any, t: int) -> None:
+    s["ms"] = RHO * s["ms"] + (1 - RHO) * g**2
+    s["mom"] = MOMENTUM * s["mom"] + LR * g / (s["ms"] + EPSILON) ** 0.5
+    s["var"] = s["var"] - s["mom"]
+
+
+def centered_rms_prop(s: State, g: Any, t: int) -> None:
+    s["mg"] = RHO * s["mg"] + (1 - RHO) * g
+    s["ms"] = RHO * s["ms"] + (1 - RHO) * g**2
+    s["mom"] = MOMENTUM * s["mom"] + LR * g / (s["ms"] - s["mg"] ** 2 + EPSILON) ** 0.5
+    s["var"] = s["var"] - s["mom"]
+
+
+_RATES = {"lr": LR, "alpha": LR, "momentum": MOMENTUM, "rho": RHO, "epsilon": EPSILON, "beta1": BETA1, "beta2": BETA2}
+# name of the rule: (slots and their start, formula, attributes)
+RULES: dict[str, tuple[str, dict[str, float], Callable[[State, Any, int], None], dict[str, Any]]] = {
+    "descent": ("GradientDescent", {}, descent, {}),
+    "momentum": ("Momentum", {"accum": 0.0}, momentum, {}),
+    "nesterov": ("Momentum", {"accum": 0.0}, nesterov, {"use_nesterov": True}),
+    "adagrad": ("Adagrad", {"accum": 0.1}, adagrad, {}),
+    "frozen adagrad": ("Adagrad", {"accum": 0.1}, frozen_adagrad, {"update_slots": False}),
+    "adagrad v2": ("AdagradV2", {"accum": 0.1}, adagrad_v2, {}),
+    "adam": ("Adam", {"m": 0.0, "v": 0.0}, adam, {}),
+    "nadam": ("Adam", {"m": 0.0, "v": 0.0}, nadam, {"use_nesterov": True}),
+    "rmsprop": ("RMSProp", {"ms": 1.0, "mom": 0.0}, rms_prop, {}),
+    "centered rmsprop": ("CenteredRMSProp", {"mg": 0.0, "ms": 1.0, "mom": 0.0}, centered_rms_prop, {}),
+}
+SPARSE_RULES = [rule for rule, (name, *_) in RULES.items() if f"SparseApply{name}" in op_types()]
+
+
+class Updated:
+    """A variable with slots in a graph of its own; runs update operations on it."""
+
+    def __init__(self, start: State, resource: bool, dtype: Any) -> None:
+        self.graph, self.resource, self.dtype = Graph(), resource, dtypes.as_dtype(dtype)
+        self.session = Reference(self.graph)
+        self.cells: dict[str, Tensor] = {}
+        with self.graph.as_default():
+            for name, value in start.items():
+                value = value.astype(dtype)
+                if resource:
+                    self.cells[name] = apply_op("VarHandleOp", dtype=self.dtype, shape=value.shape, name=name)
+                    op = apply_op("AssignVariableOp", self.cells[name], constant(value))
+                else:
+                    self.cells[name] = state_ops.variable_op(value.shape, self.dtype, name)
+                    op = state_ops.assign(self.cells[name], constant(value))
+                self.session.run(op)
+
+    def update(self, name: str, grad: Any, t: int, attrs: dict[str, Any], indices: Any = None) -> Any:
+        op_type = f"{'Resource' if self.resource else ''}{'Sparse' if indices is not None else ''}Apply{name}"
+        values = {**_RATES, "beta1_power": BETA1**t, "beta2_power": BETA2**t, "grad": grad, "delta": grad}
+        with self.graph.as_default():
+            args = []
+            for arg in op_def(op_type).inputs:
+                if arg.name in self.cells:
+                    args.append(self.cells[arg.name])
+                elif arg.name == "indices":
+                    args.append(constant(indices))
+                else:
+                    args.append(constant(np.asarray(values[arg.name], self.dtype.np_dtype)))
+            return self.session.run(apply_op(op_type, *args, **attrs))
+
+    def values(self) -> State:
+        return {name: np.array(self.session.cells[name].read()) for name in self.cells}
+
+
+def start_of(slots: dict[str, float], shape: Any) -> State:
+    return {"var": np.linspace(-1, 1, int(np.prod(shape))).reshape(shape)} | {k: np.full(shape, v) for k, v in slots.items()}
+
+
+KINDS = pytest.mark.parametrize("resource", [False, True], ids=["reference", "resource"])
+
+
+@KINDS
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-12), (np.float32, 2e-5), (np.float16, 2e-2)], ids=["64", "32", "16"])
+@pytest.mark.parametrize("shape", [(), (3, 2)], ids=str)
+def test_four_steps_follow_the_formula(rule: str, resource: bool, dtype: Any, rtol: float, shape: Any) -> None:
+    name, slots, formula, attrs = RULES[rule]
+    expected = start_of(slots, shape)
+    updated = Updated(expected, resource, dtype)
+    rng = np.random.default_rng(0)
+    for t in range(1, 5):
+        grad = rng.normal(size=shape)
+        returned = updated.update(name, grad, t, attrs)
+        formula(expected, grad, t)
+        if not resource:  # the reference output is the variable after the update
+            np.testing.assert_allclose(returned, expected["var"], rtol, rtol)
+    for key, value in updated.values().items():
+        assert value.dtype == dtype
+        np.testing.assert_allclose(value, expected[key], rtol, rtol, err_msg=key)
+
+
+@KINDS
+@pytest.mark.parametrize("rule", SPARSE_RULES)
+@pytest.mark.parametrize("index_type", [np.int32, np.int64])
+def test_sparse_steps_touch_the_named_rows_only_and_repeated_rows_in_order(rule: str, resource: bool, index_type: Any) -> None:
+    name, slots, formula, attrs = RULES[rule]
+    expected = start_of(slots, (5, 2))
+    updated = Updated(expected, resource, np.float64)
+    rng = np.random.default_rng(0)
+    for t, rows in enumerate([[3, 0], [1, 1, 3, 1], [], [4, 2, 4]], start=1):
+        grad = rng.normal(size=(len(rows), 2))
+        updated.update(name, grad, t, attrs, np.array(rows, index_type))
+        for row, g in zip(rows, grad, strict=True):
+            part = {key: value[row] for key, value in expected.items()}
+            formula(part, g, t)
+            for key in expected:
+                expected[key][row] = part[key]
+    for key, value in updated.values().items():
+        np.testing.assert_allclose(value, expected[key], 1e-12, err_msg=key)
+
+
+def test_all_rules_have_the_sparse_forms_that_tensorflow_has() -> None:
+    assert SPARSE_RULES == ["momentum", "nesterov", "adagrad", "frozen adagrad", "adagrad v2", "rmsprop", "centered rmsprop"]
+
+
+@KINDS
+def test_a_value_that_was_read_before_an_update_does_not_change(resource: bool) -> None:
+    updated = Updated({"var": np.zeros(3), "accum": np.zeros(3)}, resource, np.float32)
+    before = updated.session.cells["var"].read()
+    updated.update("Momentum", np.ones(3), 1, {})
+    assert before.tolist() == [0, 0, 0]
+
+
+def test_an_update_works_in_place_when_nobody_else_holds_the_value() -> None:
+    updated = Updated({"var": np.zeros(1000), "m": np.zeros(1000), "v": np.zeros(1000)}, False, np.float32)
+    updated.update("Adam", np.ones(1000), 1, {})  # the first one may copy: the initial values are constants of the graph
+    addresses = [cell.read().ctypes.data for cell in updated.session.cells.values()]
+    updated.update("Adam", np.ones(1000), 2, {})
+    assert addresses == [cell.read().ctypes.data for cell in updated.session.cells.values()]
+
+
+@KINDS
+@pytest.mark.parametrize("bad", [5, -1])
+def test_a_row_out_of_range_is_refused_and_nothing_changes(resource: bool, bad: int) -> None:
+    updated = Updated({"var": np.ones((5, 1)), "accum": np.ones((5, 1))}, resource, np.float32)
+    with pytest.raises(errors.InvalidArgumentError, match=rf"index {bad} at offset 1 in indices is out of range \[0, 5\)\."):
+        updated.update("Adagrad", np.ones((3, 1)), 1, {}, np.array([0, bad, 2]))
+    assert all((value == 1).all() for value in updated.values().values())
+
+
+def test_a_gradient_of_another_shape_is_refused_when_the_graph_is_built() -> None:
+    updated = Updated({"var": np.ones(3)}, False, np.float32)
+    with pytest.raises(ValueError, match=r"Shapes \(3,\) and \(1,\) are not compatible"):
+        updated.update("GradientDescent", np.ones(1), 1, {})
+
+
+def test_a_gradient_of_another_shape_is_refused_in_the_step_where_shapes_are_unknown() -> None:
+    updated = Updated({"var": np.ones(3)}, False, np.float32)
+    with updated.graph.as_default():
+        grad = state_ops.variable_op(None, dtypes.float32, "grad")
+        step = apply_op("ApplyGradientDescent", updated.cells["var"], constant(1.0), grad)
+    updated.session.run(apply_in(updated.graph, grad))
+    # Broadcasting would hide the mistake.
+    with pytest.raises(errors.InvalidArgumentError, match=r"var and grad do not have the same shape: \(3,\) and \(1,\)\."):
+        updated.session.run(step)
+
+
+def apply_in(graph: Graph, variable: Tensor) -> Tensor:
+    with graph.as_default():
+        return state_ops.assign(variable, constant([2.0]), validate_shape=False)
+
+
+def test_an_uninitialised_slot_is_named() -> None:
+    updated = Updated({"var": np.ones(3), "accum": np.ones(3)}, False, np.float32)
+    updated.session.cells["accum"].clear()
+    with pytest.raises(errors.FailedPreconditionError, match="uninitialized value accum"):
+        updated.update("Momentum", np.ones(3), 1, {})
