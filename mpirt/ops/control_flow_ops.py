@@ -6,6 +6,7 @@ the end of all of them.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,8 +20,6 @@ from mpirt.ops.indexed_slices import IndexedSlices
 from mpirt.ops.logging_ops import summarize_value
 
 __all__ = ["Assert", "group", "no_op", "tuple", "with_dependencies"]
-
-_tuple = tuple  # the function of that name below hides the type
 
 
 def no_op(name: str | None = None) -> Operation:
@@ -82,7 +81,7 @@ def _operations(inputs: Iterable[Any]) -> Iterator[Operation]:
             yield item
         elif isinstance(item, dict):
             yield from _operations(item[key] for key in sorted(item))
-        elif isinstance(item, list | _tuple):
+        elif isinstance(item, list | builtins.tuple):
             yield from _operations(item)
         elif isinstance(item, IndexedSlices):
             yield from _operations([item.values, item.indices])

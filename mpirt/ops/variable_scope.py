@@ -413,8 +413,8 @@ def _get(
         if not reuse:
             where = f" Originally defined at {found.op.location}." if found.op.location else ""
             raise ValueError(
-                f"Variable {name} already exists, disallowed. Did you mean to set reuse=True or reuse=tf.AUTO_REUSE in VarScope?"
-                + where
+                f"Variable {name} already exists, disallowed."
+                f" Did you mean to set reuse=True or reuse=tf.AUTO_REUSE in VarScope?{where}"
             )
         _check_shared(name, found, wanted, kind)
         return found

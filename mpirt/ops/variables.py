@@ -108,7 +108,7 @@ class Variable:
         if collections is None:
             collections = [GraphKeys.GLOBAL_VARIABLES]
         if isinstance(collections, str) or not hasattr(collections, "__iter__"):
-            raise ValueError(f"collections argument to Variable constructor must be a list, tuple, or set. Got {collections!r}.")
+            raise ValueError(f"the collections of a variable are a list, tuple or set of names, not {collections!r}.")
         self.trainable = trainable is None or bool(trainable)
         self.constraint = constraint
         self.synchronization = synchronization
@@ -300,36 +300,39 @@ class Variable:
     def __repr__(self) -> str:
         return f"<mpirt.Variable {self.name!r} shape={text(self._variable.static_shape)} dtype={self.dtype.name}>"
 
+    # One line each, as a table.
+    # fmt: off
     def __getitem__(self, key: Any) -> Tensor: return self._snapshot[key]
-    def __add__(self, other: Any) -> Tensor: return self._snapshot + other
-    def __radd__(self, other: Any) -> Tensor: return other + self._snapshot
-    def __sub__(self, other: Any) -> Tensor: return self._snapshot - other
-    def __rsub__(self, other: Any) -> Tensor: return other - self._snapshot
-    def __mul__(self, other: Any) -> Tensor: return self._snapshot * other
-    def __rmul__(self, other: Any) -> Tensor: return other * self._snapshot
-    def __truediv__(self, other: Any) -> Tensor: return self._snapshot / other
-    def __rtruediv__(self, other: Any) -> Tensor: return other / self._snapshot
-    def __floordiv__(self, other: Any) -> Tensor: return self._snapshot // other
-    def __rfloordiv__(self, other: Any) -> Tensor: return other // self._snapshot
-    def __mod__(self, other: Any) -> Tensor: return self._snapshot % other
-    def __rmod__(self, other: Any) -> Tensor: return other % self._snapshot
-    def __pow__(self, other: Any) -> Tensor: return self._snapshot**other
-    def __rpow__(self, other: Any) -> Tensor: return other**self._snapshot
-    def __matmul__(self, other: Any) -> Tensor: return self._snapshot @ other
-    def __rmatmul__(self, other: Any) -> Tensor: return other @ self._snapshot
-    def __and__(self, other: Any) -> Tensor: return self._snapshot & other
-    def __rand__(self, other: Any) -> Tensor: return other & self._snapshot
-    def __or__(self, other: Any) -> Tensor: return self._snapshot | other
-    def __ror__(self, other: Any) -> Tensor: return other | self._snapshot
-    def __xor__(self, other: Any) -> Tensor: return self._snapshot ^ other
-    def __rxor__(self, other: Any) -> Tensor: return other ^ self._snapshot
+    def __add__(self, other: Any) -> Tensor: return self._snapshot.__add__(other)
+    def __radd__(self, other: Any) -> Tensor: return self._snapshot.__radd__(other)
+    def __sub__(self, other: Any) -> Tensor: return self._snapshot.__sub__(other)
+    def __rsub__(self, other: Any) -> Tensor: return self._snapshot.__rsub__(other)
+    def __mul__(self, other: Any) -> Tensor: return self._snapshot.__mul__(other)
+    def __rmul__(self, other: Any) -> Tensor: return self._snapshot.__rmul__(other)
+    def __truediv__(self, other: Any) -> Tensor: return self._snapshot.__truediv__(other)
+    def __rtruediv__(self, other: Any) -> Tensor: return self._snapshot.__rtruediv__(other)
+    def __floordiv__(self, other: Any) -> Tensor: return self._snapshot.__floordiv__(other)
+    def __rfloordiv__(self, other: Any) -> Tensor: return self._snapshot.__rfloordiv__(other)
+    def __mod__(self, other: Any) -> Tensor: return self._snapshot.__mod__(other)
+    def __rmod__(self, other: Any) -> Tensor: return self._snapshot.__rmod__(other)
+    def __pow__(self, other: Any) -> Tensor: return self._snapshot.__pow__(other)
+    def __rpow__(self, other: Any) -> Tensor: return self._snapshot.__rpow__(other)
+    def __matmul__(self, other: Any) -> Tensor: return self._snapshot.__matmul__(other)
+    def __rmatmul__(self, other: Any) -> Tensor: return self._snapshot.__rmatmul__(other)
+    def __and__(self, other: Any) -> Tensor: return self._snapshot.__and__(other)
+    def __rand__(self, other: Any) -> Tensor: return self._snapshot.__rand__(other)
+    def __or__(self, other: Any) -> Tensor: return self._snapshot.__or__(other)
+    def __ror__(self, other: Any) -> Tensor: return self._snapshot.__ror__(other)
+    def __xor__(self, other: Any) -> Tensor: return self._snapshot.__xor__(other)
+    def __rxor__(self, other: Any) -> Tensor: return self._snapshot.__rxor__(other)
     def __neg__(self) -> Tensor: return -self._snapshot
     def __abs__(self) -> Tensor: return abs(self._snapshot)
     def __invert__(self) -> Tensor: return ~self._snapshot
-    def __lt__(self, other: Any) -> Tensor: return self._snapshot < other
-    def __le__(self, other: Any) -> Tensor: return self._snapshot <= other
-    def __gt__(self, other: Any) -> Tensor: return self._snapshot > other
-    def __ge__(self, other: Any) -> Tensor: return self._snapshot >= other
+    def __lt__(self, other: Any) -> Tensor: return self._snapshot.__lt__(other)
+    def __le__(self, other: Any) -> Tensor: return self._snapshot.__le__(other)
+    def __gt__(self, other: Any) -> Tensor: return self._snapshot.__gt__(other)
+    def __ge__(self, other: Any) -> Tensor: return self._snapshot.__ge__(other)
+    # fmt: on
 
 
 def _result(ref: Tensor, read_value: bool) -> Tensor | Operation:
