@@ -149,7 +149,7 @@ def clip_by_global_norm(
         scale = limit * minimum(1.0 / total, 1.0 / limit)
         # An infinite norm would give the factor 0 and hide the trouble; its difference with itself is NaN.
         scale = scale + (total - total)
-        clipped = []
+        clipped: list[Any] = []
         for t in t_list:
             if t is None:
                 clipped.append(None)
@@ -210,7 +210,7 @@ def norm(
             return reduce_max(size, axis, keepdims=keep)
         if ord == 1:
             return reduce_sum(size, axis, keepdims=keep)
-        return reduce_sum(_apply("Pow", size, ord), axis, keepdims=keep) ** (1.0 / ord)
+        return _apply("Pow", reduce_sum(_apply("Pow", size, ord), axis, keepdims=keep), 1.0 / ord)
 
 
 def _apply_squeeze(x: Tensor, axis: list[int]) -> Tensor:

@@ -407,7 +407,8 @@ def _xlog1py(ctx: KernelContext, x: Any, y: Any) -> Any:
 
 def _nonzero(x: Tensor) -> Tensor:
     """1 where ``x`` isn't 0, in the dtype of ``x``."""
-    return cast(apply_op("NotEqual", x, 0), x.dtype)
+    result: Tensor = cast(apply_op("NotEqual", x, 0), x.dtype)
+    return result
 
 
 @register_gradient("Xdivy")

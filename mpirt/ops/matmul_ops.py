@@ -142,8 +142,8 @@ def _matmul_grad(op: Operation, dy: Tensor) -> Grads:
     return [ga, gb]
 
 
-def _product(a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool, **marks: bool) -> Tensor:
-    result: Tensor = apply_op("MatMul", a, b, transpose_a=transpose_a, transpose_b=transpose_b, **marks)
+def _product(a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool, grad_a: bool = False, grad_b: bool = False) -> Tensor:
+    result: Tensor = apply_op("MatMul", a, b, transpose_a=transpose_a, transpose_b=transpose_b, grad_a=grad_a, grad_b=grad_b)
     return result
 
 
@@ -223,8 +223,8 @@ def _batch_matmul_grad(op: Operation, dy: Tensor) -> Grads:
     return _unbroadcast_outer(x, y, gx, gy)
 
 
-def _batch(x: Tensor, y: Tensor, adj_x: bool, adj_y: bool, **marks: bool) -> Tensor:
-    result: Tensor = apply_op("BatchMatMulV2", x, y, adj_x=adj_x, adj_y=adj_y, **marks)
+def _batch(x: Tensor, y: Tensor, adj_x: bool, adj_y: bool, grad_x: bool = False, grad_y: bool = False) -> Tensor:
+    result: Tensor = apply_op("BatchMatMulV2", x, y, adj_x=adj_x, adj_y=adj_y, grad_x=grad_x, grad_y=grad_y)
     return result
 
 

@@ -93,7 +93,7 @@ def sufficient_statistics(
         known = x.static_shape
         count: Tensor
         if known is not None and is_static(tuple(known[a] for a in chosen)):
-            count = convert_to_tensor(int(np.prod([known[a] for a in chosen])), x.dtype.base_dtype, "count")  # type: ignore[arg-type]
+            count = convert_to_tensor(int(np.prod([known[a] for a in chosen])), x.dtype.base_dtype, "count")
         else:
             sizes = apply_op("GatherV2", apply_op("Shape", x), np.array(chosen, np.int32), 0)
             count = cast(apply_op("Prod", sizes, 0), x.dtype)
@@ -143,7 +143,8 @@ def batch_normalization(
         if scale is not None:
             factor = factor * scale
         base = apply_op("Neg", mean * factor) if offset is None else offset - mean * factor
-        return x * factor + base
+        result: Tensor = x * factor + base
+        return result
 
 
 def l2_normalize(x: Any, axis: Any = None, epsilon: float = 1e-12, name: str | None = None, dim: Any = None) -> Tensor:
@@ -159,6 +160,6 @@ def zero_fraction(value: Any, name: str | None = None) -> Tensor:
     """Share of the elements that are 0, as float32."""
     with get_default_graph().name_scope(name or "zero_fraction"):
         x = convert_to_tensor(value, name="value")
-        size = cast(apply_op("Size", x, out_type=dtypes.int64), dtypes.float32)
+        size: Tensor = cast(apply_op("Size", x, out_type=dtypes.int64), dtypes.float32)
         nonzero: Tensor = cast(count_nonzero(x), dtypes.float32)
         return (size - nonzero) / size

@@ -546,23 +546,29 @@ def dropout(
     if rate is None:
         rate = 1 - keep_prob
     with get_default_graph().name_scope(name or "dropout") as scope:
-        x = convert_to_tensor(x, name="x")
-        if not x.dtype.is_floating:
-            raise ValueError(f"dropout scales x, so it must be floating, not {x.dtype.name}.")
+        tensor = convert_to_tensor(x, name="x")
+        if not tensor.dtype.is_floating:
+            raise ValueError(f"dropout scales x, so it must be floating, not {tensor.dtype.name}.")
         kept: Any
         if isinstance(rate, int | float | np.floating):
             if not 0 <= rate < 1:
                 raise ValueError(f"`rate` must be a scalar tensor or a float in the range [0, 1). Received: rate={rate}")
             if rate == 0:
-                return x
-            scaled = x * (1.0 / (1.0 - float(rate)))
+                return tensor
+            scaled = tensor * (1.0 / (1.0 - float(rate)))
             kept = float(rate)
         else:
-            kept = convert_to_tensor(rate, x.dtype.base_dtype)
-            scaled = x / (1 - kept)
-        shape = noise_shape if noise_shape is not None else x.shape if is_static(x.static_shape) else _apply("Shape", x)
-        drawn = random_uniform(shape, seed=seed, dtype=x.dtype.base_dtype)
-        result = _apply("Mul", scaled, cast(_apply("GreaterEqual", drawn, kept), x.dtype), name=scope)
+            kept = convert_to_tensor(rate, tensor.dtype.base_dtype)
+            scaled = tensor / (1 - kept)
+        shape = (
+            noise_shape
+            if noise_shape is not None
+            else tensor.shape
+            if is_static(tensor.static_shape)
+            else _apply("Shape", tensor)
+        )
+        drawn = random_uniform(shape, seed=seed, dtype=tensor.dtype.base_dtype)
+        result = _apply("Mul", scaled, cast(_apply("GreaterEqual", drawn, kept), tensor.dtype), name=scope)
         if noise_shape is not None:
-            result.set_shape(x.shape)
+            result.set_shape(tensor.shape)
         return result

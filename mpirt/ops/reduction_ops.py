@@ -87,11 +87,11 @@ def _axes_of(ctx: KernelContext, x: Any, axes: Any) -> tuple[int, ...]:
 
 
 def _register(op_type: str, types: tuple[DType, ...] | None) -> None:
-    kind, allowed = ("T", {"T": types}) if types else ("bool", {})
-    register_op(
-        op_type, inputs=[f"input: {kind}", "reduction_indices: Tidx"], outputs=[f"output: {kind}"],
-        attrs={"keep_dims": ("bool", False), "Tidx": ("type", dtypes.int32)}, Tidx=INDEX, **allowed,
-    )(_reduction_shape)  # fmt: skip
+    kind = "T" if types else "bool"
+    table = {"Tidx": INDEX} if types is None else {"T": types, "Tidx": INDEX}
+    attrs = {"keep_dims": ("bool", False), "Tidx": ("type", dtypes.int32)}
+    inputs = [f"input: {kind}", "reduction_indices: Tidx"]
+    register_op(op_type, inputs=inputs, outputs=[f"output: {kind}"], attrs=attrs, stateful=False, **table)(_reduction_shape)
 
 
 # ---------------------------------------------------------------------------------------------- sum, mean, product
@@ -122,10 +122,10 @@ def _sum_grad(op: Operation, dy: Tensor) -> Grads:
     return [_spread(op, dy), None]
 
 
-def kept_dims(op: Operation, y: Any) -> Tensor:
-    """``y``, of the shape of the reduction's result, with the reduced dimensions as size 1."""
+def kept_dims(op: Operation, grad: Any) -> Tensor:
+    """``grad``, of the shape of the reduction's result, with the reduced dimensions as size 1."""
     x, axes = op.inputs
-    y = convert_to_tensor(y)
+    y = convert_to_tensor(grad)
     if op.get_attr("keep_dims"):
         return y
     known = constants.value(axes)

@@ -413,22 +413,58 @@ def _bincount_shape(ctx: ShapeContext) -> list[Shape]:
     return [(None if size is None else int(size.reshape(())),)]
 
 
+_DENSE_ATTRS = {"binary_output": ("bool", False)}
+
+
+@register_op(
+    "DenseBincount", inputs=["input: Tidx", "size: Tidx", "weights: T"], outputs=["output: T"], attrs=_DENSE_ATTRS,
+    Tidx=INDEX, T=_BIN_TYPES,
+)  # fmt: skip
+def _dense_bincount_shape(ctx: ShapeContext) -> list[Shape]:
+    values, size = ctx.shape("input"), ctx.const("size")
+    bins = None if size is None else int(size.reshape(()))
+    if values is None:
+        return [None]
+    if len(values) > 2:
+        raise ValueError(f"Shape must be at most rank 2 but is {text(values)}")
+    return [(values[0], bins) if len(values) == 2 else (bins,)]
+
+
 @register_kernel("Bincount", host=("size",))
 def _bincount(ctx: KernelContext, arr: Any, size: Any, weights: Any) -> Any:
-    count = int(size)
-    values = arr.reshape(-1)
-    if ctx.xp is np and values.size and values.min() < 0:
-        raise errors.InvalidArgumentError(
-            f"{ctx.op.name!r}: input arr must be non-negative, but holds {values.min()}.", op=ctx.op
-        )
-    inside = values < count
+    return _count(ctx, arr.reshape(-1), int(size), _weights_of(ctx, arr, weights), weights.dtype)
+
+
+@register_kernel("DenseBincount", host=("size",))
+def _dense_bincount(ctx: KernelContext, values: Any, size: Any, weights: Any, *, binary_output: bool) -> Any:
+    count, scales = int(size), _weights_of(ctx, values, weights)
+    if values.ndim < 2:
+        bins = _count(ctx, values.reshape(-1), count, scales, weights.dtype)
+        return (bins != 0).astype(weights.dtype) if binary_output else bins
+    out = ctx.xp.zeros((values.shape[0], count), weights.dtype)
+    for i, row in enumerate(values):
+        part = None if scales is None else scales.reshape(values.shape)[i]
+        out[i] = _count(ctx, row, count, None if binary_output else part, weights.dtype)
+    return (out != 0).astype(weights.dtype) if binary_output else out
+
+
+def _weights_of(ctx: KernelContext, values: Any, weights: Any) -> Any:
+    """The weights in a row, None if there are none."""
     if not weights.size:
-        return ctx.xp.bincount(values[inside], minlength=count).astype(weights.dtype)
-    if weights.shape != arr.shape:
+        return None
+    if weights.shape != values.shape:
         raise errors.InvalidArgumentError(
-            f"{ctx.op.name!r}: weights of shape {tuple(weights.shape)} don't fit arr of shape {tuple(arr.shape)}.", op=ctx.op
+            f"{ctx.op.name!r}: weights of shape {tuple(weights.shape)} don't fit numbers of shape {tuple(values.shape)}.",
+            op=ctx.op,
         )
-    return ctx.xp.bincount(values[inside], weights.reshape(-1)[inside], minlength=count).astype(weights.dtype)
+    return weights.reshape(-1)
 
 
-no_gradient("Bincount", reason="the numbers counted are integers; TensorFlow gives the weights none either")
+def _count(ctx: KernelContext, values: Any, count: int, weights: Any, dtype: Any) -> Any:
+    if ctx.xp is np and values.size and values.min() < 0:
+        raise errors.InvalidArgumentError(f"{ctx.op.name!r}: only numbers from 0 are counted, not {values.min()}.", op=ctx.op)
+    inside = values < count
+    return ctx.xp.bincount(values[inside], None if weights is None else weights[inside], minlength=count).astype(dtype)
+
+
+no_gradient("Bincount", "DenseBincount", reason="the numbers counted are integers; TensorFlow gives the weights none either")
