@@ -26,7 +26,7 @@ class DType:
         self.np_dtype: np.dtype[Any] = np.dtype(np_dtype)
         self.as_numpy_dtype: Any = self.np_dtype.type
         self.size = self.np_dtype.itemsize if name != "string" else 0
-        self.kind = self.np_dtype.kind  # numpy's letter: b i u f c O
+        self.kind: str = self.np_dtype.kind  # numpy's letter: b i u f c O
         self._base = base
         self._ref: DType | None = None
         if base is None and enum != 0:

@@ -27,6 +27,7 @@ from mpirt.distributed.control_pb2 import Hello, Inventory, Table, TaskDevices
 from mpirt.graph.graph import set_device_check
 from mpirt.runtime.device import Device, default_devices, is_emulated, open_device
 from mpirt.runtime.rendezvous import Abandoned
+from mpirt.transport.abort_hook import install_abort_hook
 from mpirt.transport.base import Transport
 from mpirt.transport.loopback import LoopbackTransport
 from mpirt.transport.mpi import MpiTransport
@@ -77,7 +78,7 @@ class Cluster:
         self._tags = 0
         self._sessions = 0
         self.closed = False
-        _log.info("[r%d] %s on %s, %d ranks", self.rank, ", ".join(map(str, self.tasks)) or "spare", transport.name, self.size)
+        _log.info("[r%d] %s on %s, %d ranks", self.rank, self.describe_tasks(), transport.name, self.size)
 
     # ---- start
 
@@ -191,6 +192,10 @@ class Cluster:
         self._sessions += 1
         return self._sessions - 1
 
+    def describe_tasks(self) -> str:
+        """Tasks of this rank, or that it is a spare."""
+        return ", ".join(map(str, self.tasks)) or "spare"
+
     def describe_rank(self, rank: int) -> str:
         """``rank 2 (host n1, pid 77, /job:worker/task:0)``."""
         return self._described[rank]
@@ -258,6 +263,7 @@ def cluster(cluster: ClusterSpec | RankTable | dict[str, Any] | None = None) -> 
             _current = Cluster(_open_transport(), asked)
             _limit_blas_threads(_current)
             set_device_check(_current.check_request)
+            install_abort_hook(_current.transport, _current.describe_tasks)
             atexit.register(_current.leave)
         elif asked is not None:
             have = _current.table if isinstance(asked, RankTable) else _current.spec

@@ -218,9 +218,18 @@ class Collective:
         self.plane.send(0, Kind.GOODBYE, Goodbye(calls=self._next))
         if self.rank == 0:
             self.plane.wait(self._all_said_goodbye, self._describe_missing_goodbyes, timeout_s=0)
+            self._compare_goodbyes()
             self.plane.send_all(Kind.LEAVE, Goodbye(calls=self._next))
         else:
             self.plane.wait(self._may_leave, lambda: "the other ranks to come to the end of the script", timeout_s=0)
+
+    def _compare_goodbyes(self) -> None:
+        """Rank 0: refuse an end to which ranks came by different numbers of calls, even if no rank waited in vain."""
+        most, fewest = max(self._goodbyes, key=self._goodbyes.__getitem__), min(self._goodbyes, key=self._goodbyes.__getitem__)
+        if self._goodbyes[most] != self._goodbyes[fewest]:
+            sides = [(rank, f"the end of its script after {self._goodbyes[rank]} calls") for rank in (fewest, most)]
+            self.plane.break_job(self._disagreement(self._goodbyes[fewest], sides))
+            self.plane.check()
 
     def _may_leave(self) -> bool:
         self.plane.poll()

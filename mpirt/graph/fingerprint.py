@@ -29,7 +29,7 @@ def digest(op: Operation) -> bytes:
     value = op.attrs.get("value")
     if isinstance(value, np.ndarray):
         content = value if value.dtype != object else np.frombuffer(repr(value.tolist()).encode(), np.uint8)
-        one.update(np.ascontiguousarray(content).reshape(-1).view(np.uint8))
+        one.update(np.ascontiguousarray(content).tobytes())
     return one.digest()
 
 

@@ -888,7 +888,7 @@ def user_frames() -> tuple[tuple[str, int], ...]:
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back  # type: ignore[assignment]
-    found = []
+    found: list[tuple[str, int]] = []
     while frame is not None and len(found) < _MAX_FRAMES:
         found.append((frame.f_code.co_filename, frame.f_lineno))
         if frame.f_code.co_name == "<module>":

@@ -294,7 +294,8 @@ class ShapeContext:
 
     def tensor(self, name: str) -> Tensor:
         """The input tensor ``name``."""
-        return self.inputs[self._index(name).start]
+        tensor: Tensor = self.inputs[self._index(name).start]
+        return tensor
 
     def shape(self, name: str) -> Shape:
         """Static shape of the input ``name``."""

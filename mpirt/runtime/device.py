@@ -27,8 +27,10 @@ class Device(Protocol):
     """Name within the task: ``CPU:0``."""
     description: str
     """What it is, for reports."""
-    xp: ModuleType
-    """Array namespace that kernels use."""
+
+    @property
+    def xp(self) -> ModuleType:
+        """Array namespace that kernels use."""
 
     def from_host(self, array: np.ndarray[Any, Any]) -> Array:
         """A copy of a host array in this device's memory; the same array on a CPU."""
@@ -46,7 +48,7 @@ class Device(Protocol):
 class CpuDevice:
     """The cores of this process."""
 
-    xp = np
+    xp: ModuleType = np
 
     def __init__(self, index: int = 0) -> None:
         self.name = f"CPU:{index}"
