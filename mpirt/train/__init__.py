@@ -1,0 +1,36 @@
+"""Training: ``tf.train``, under TensorFlow's names."""
+
+from __future__ import annotations
+
+from mpirt.cluster.cluster_spec import ClusterSpec
+from mpirt.train.adagrad import AdagradOptimizer
+from mpirt.train.adam import AdamOptimizer
+from mpirt.train.device_setter import GreedyLoadBalancingStrategy, NameHashStrategy, byte_size_load_fn, replica_device_setter
+from mpirt.train.gradient_descent import GradientDescentOptimizer
+from mpirt.train.learning_rate_decay import (
+    cosine_decay,
+    exponential_decay,
+    inverse_time_decay,
+    natural_exp_decay,
+    piecewise_constant,
+    polynomial_decay,
+)
+from mpirt.train.momentum import MomentumOptimizer
+from mpirt.train.moving_averages import ExponentialMovingAverage
+from mpirt.train.optimizer import Optimizer
+from mpirt.train.rmsprop import RMSPropOptimizer
+from mpirt.train.training_util import (
+    assert_global_step,
+    create_global_step,
+    get_global_step,
+    get_or_create_global_step,
+    global_step,
+)
+
+__all__ = [
+    "AdagradOptimizer", "AdamOptimizer", "ClusterSpec", "ExponentialMovingAverage", "GradientDescentOptimizer",
+    "GreedyLoadBalancingStrategy", "MomentumOptimizer", "NameHashStrategy", "Optimizer", "RMSPropOptimizer",
+    "assert_global_step", "byte_size_load_fn", "cosine_decay", "create_global_step", "exponential_decay",
+    "get_global_step", "get_or_create_global_step", "global_step", "inverse_time_decay", "natural_exp_decay",
+    "piecewise_constant", "polynomial_decay", "replica_device_setter",
+]  # fmt: skip
