@@ -23,7 +23,8 @@ def _announce(folder: str) -> None:
         return
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True)  # what a rank printed before it was killed is part of the evidence
+            # What a rank printed before it was killed is part of the evidence; whole lines, as mpirun mixes those of all ranks.
+            stream.reconfigure(line_buffering=True, write_through=False)
     stack = open(f"{folder}/rank{rank}.stack", "w")  # noqa: SIM115  (stays open as long as the process)
     faulthandler.enable(file=stack)
     faulthandler.register(DUMP_SIGNAL, file=stack, all_threads=True)
