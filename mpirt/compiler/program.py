@@ -2,6 +2,8 @@
 
 Guarantees: the programs of all ranks are projections of the plan's one order; both ends of a transfer number it alike;
 one transfer for each (tensor, destination rank); a value is dropped after its last use. Tasks of one rank share values.
+What leaves the task of a variable (to other tasks, or fetched) is its value when the operation that gives it out has run,
+wherever the tasks live: so folding tasks onto fewer ranks changes no result, and all ranks get the same.
 Pure data: the executor turns each instruction into a bound call once.
 """
 
@@ -165,6 +167,9 @@ class _Linker:
         self.by_edge: dict[int, int] = {}  # transfer of each edge that leaves its rank
         self.by_source: dict[Tensor | Operation, list[int]] = {}  # transfers that start at a tensor or operation
         self.of_fetch: dict[int, int] = {}  # transfer that brings each fetch to this rank
+        leaving = (*(edge.source for edge in plan.edges), *plan.fetches)
+        self.leaving = {s for s in leaving if isinstance(s, Tensor) and s.dtype.is_ref and s not in plan.feeds}
+        self.snapshots: dict[Tensor, int] = {}  # slots with the values of variables that leave their task
         self._number_transfers(num_ranks)
 
     def _number_transfers(self, num_ranks: int) -> None:
@@ -260,6 +265,8 @@ class _Linker:
         else:
             self._emit(Run(op, device, tuple(inputs), tuple(outputs)))
         for tensor in op.outputs:
+            if tensor in self.leaving:
+                self.snapshots[tensor] = self._read(op, tensor, HOST)
             if tensor not in self.plan.feeds:
                 self._send_all(tensor)
         self._send_all(op)
@@ -271,6 +278,8 @@ class _Linker:
             return self._slot(tensor, space)  # fed, or received as a value
         if is_ref:
             return self.slots[tensor, HOST]
+        if self.plan.placement[tensor.op].task != self.plan.placement[op].task:
+            return self._moved(tensor, self.snapshots[tensor], HOST, space)
         return self._read(op, tensor, space)
 
     def _is_local_variable(self, tensor: Tensor) -> bool:
@@ -280,6 +289,10 @@ class _Linker:
         """Slot with the value that a variable has at this point of the order."""
         slot, here = self._new_slot(), memory_space(self.plan.placement[tensor.op])
         self._emit(Read(op, self.slots[tensor, HOST], slot))
+        return self._moved(tensor, slot, here, space)
+
+    def _moved(self, tensor: Tensor, slot: int, here: str, space: str) -> int:
+        """Slot with a copy in memory ``space`` of the value in ``slot``; the same slot if it is there."""
         for there in (HOST, space):  # from one GPU to another through host memory
             if here not in (there, space):
                 moved = self._new_slot()
@@ -309,10 +322,8 @@ class _Linker:
             self._emit(Send(self.program.transfers[index], slot))
 
     def _value_slot(self, tensor: Tensor) -> int:
-        """Slot with the tensor's value in host memory, read now if it is a variable."""
-        if tensor.dtype.is_ref and self._is_local_variable(tensor):
-            return self._read(tensor.op, tensor, HOST)
-        return self._slot(tensor, HOST)
+        """Slot with the tensor's value in host memory."""
+        return self.snapshots[tensor] if tensor in self.snapshots else self._slot(tensor, HOST)
 
     def _fetch(self, position: int, fetch: Tensor | Operation) -> int:
         if position in self.of_fetch:
