@@ -163,25 +163,25 @@ _BY_NUMPY = {t.np_dtype: t for t in ALL if t is not resource}
 _BY_PYTHON: dict[Any, DType] = {float: float32, int: int64, complex: complex128, str: string, bytes: string, object: string}
 
 
-def as_dtype(value: Any) -> DType:
+def as_dtype(type_value: Any) -> DType:
     """The ``DType`` of a DType, name, enum number, numpy dtype or Python type.
 
     Raises
     ------
     TypeError
-        If ``value`` names no type that mpirt has.
+        If ``type_value`` names no type that mpirt has.
     """
-    if isinstance(value, DType):
-        return value
-    if isinstance(value, str) and value in _BY_NAME:
-        return _BY_NAME[value]
-    if isinstance(value, int) and value in _BY_ENUM:
-        return _BY_ENUM[value]
-    if isinstance(value, type) and value in _BY_PYTHON:
-        return _BY_PYTHON[value]
-    if value is not None:
+    if isinstance(type_value, DType):
+        return type_value
+    if isinstance(type_value, str) and type_value in _BY_NAME:
+        return _BY_NAME[type_value]
+    if isinstance(type_value, int) and type_value in _BY_ENUM:
+        return _BY_ENUM[type_value]
+    if isinstance(type_value, type) and type_value in _BY_PYTHON:
+        return _BY_PYTHON[type_value]
+    if type_value is not None:
         try:
-            dtype = np.dtype(value)
+            dtype = np.dtype(type_value)
         except TypeError:
             dtype = None
         if dtype is not None:
@@ -189,4 +189,4 @@ def as_dtype(value: Any) -> DType:
                 return string
             if dtype in _BY_NUMPY:
                 return _BY_NUMPY[dtype]
-    raise TypeError(f"{value!r} is no data type of mpirt; there are {', '.join(t.name for t in ALL)}.")
+    raise TypeError(f"{type_value!r} is no data type of mpirt; there are {', '.join(t.name for t in ALL)}.")

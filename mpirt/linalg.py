@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mpirt.ops.array_ops import transpose
 from mpirt.ops.clip_ops import norm
 from mpirt.ops.matmul_ops import matmul
 from mpirt.ops.moments_ops import l2_normalize
-from mpirt.ops.range_ops import diag, diag_part, eye
+from mpirt.ops.range_ops import eye
 
 __all__ = [
-    "diag", "diag_part", "eye", "l2_normalize", "matmul", "norm", "transpose",
+    "eye", "l2_normalize", "matmul", "norm",
 ]  # fmt: skip

@@ -97,7 +97,7 @@ class DeviceSpec:
             text += f"/device:{self.device_type}:{'*' if self.device_index is None else self.device_index}"
         return text
 
-    def make_merged_spec(self, inner: DeviceSpec) -> DeviceSpec:
+    def make_merged_spec(self, dev: DeviceSpec) -> DeviceSpec:
         """Field by field: what ``inner`` says, else what this spec says.
 
         Notes

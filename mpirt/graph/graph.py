@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from mpirt import dtypes, errors
 from mpirt.cluster import device_spec
 from mpirt.cluster.device_spec import DeviceSpec
@@ -287,7 +289,6 @@ class Operation:
         """Definition of the operation's type."""
         return self.definition
 
-    @property
     def colocation_groups(self) -> list[str]:
         """Names of the operations whose device this one must share; its own name if none were asked for."""
         asked = [text[5:] for text in self.attrs.get("_class", ()) if text.startswith("loc:@")]
@@ -443,7 +444,7 @@ class Graph:
         kinds = " or ".join(k for k, ok in (("a Tensor", allow_tensor), ("an Operation", allow_operation)) if ok)
         raise TypeError(f"Can not convert a {type(obj).__name__} into {kinds}.")
 
-    def as_graph_def(self, from_version: int | None = None, add_shapes: bool = False) -> Any:
+    def as_graph_def(self, from_version: int | None = None, add_shapes: bool = False, use_pybind11_proto: bool = False) -> Any:
         """The graph as a GraphDef (``tensorboard.compat.proto``)."""
         from mpirt.graph.graph_def import to_graph_def
 
@@ -499,7 +500,7 @@ class Graph:
             if scopes.control:
                 op.control_inputs = _control_inputs(scopes.control, op)
             if scopes.colocation:
-                groups = sorted({g for target in scopes.colocation for g in target.colocation_groups})
+                groups = sorted({g for target in scopes.colocation for g in target.colocation_groups()})
                 full["_class"] = [f"loc:@{group}" for group in groups]
                 op.device = scopes.colocation[-1].device
             else:
@@ -749,6 +750,8 @@ def complete_attrs(definition: OpDef, inputs: Sequence[Tensor], given: Mapping[s
             if attr.default is REQUIRED:
                 raise ValueError(f"operation type {definition.name} needs the attribute {key!r} ({attr.kind}).")
             attrs[key] = value = attr.default
+        if attr.kind == "float":  # as an AttrValue holds it, so that a graph means the same here and after its export
+            attrs[key] = value = float(np.float32(value))
         if attr.allowed and value not in attr.allowed and not isinstance(value, (list, tuple)):
             raise TypeError(
                 f"{definition.name} can't take {key} = {value!r}; its types are {', '.join(t.name for t in attr.allowed)}."

@@ -128,7 +128,7 @@ _VALUE_FIELD = {
 _MAX_CONSTANT_BYTES = 1 << 31
 
 
-def make_ndarray(proto: Any) -> np.ndarray[Any, Any]:
+def make_ndarray(tensor: Any) -> np.ndarray[Any, Any]:
     """The array of a TensorProto.
 
     Raises
@@ -137,25 +137,25 @@ def make_ndarray(proto: Any) -> np.ndarray[Any, Any]:
         If type, shape and content contradict each other.
     """
     try:
-        dtype = dtypes.as_dtype(proto.dtype)
+        dtype = dtypes.as_dtype(tensor.dtype)
     except TypeError as error:
         raise errors.InvalidArgumentError(f"tensor of an unknown type: {error}") from None
-    shape = tuple(int(d.size) for d in proto.tensor_shape.dim)
-    if proto.tensor_shape.unknown_rank or any(d < 0 for d in shape):
-        raise errors.InvalidArgumentError(f"a constant tensor must have a full shape, not {proto.tensor_shape}.")
+    shape = tuple(int(d.size) for d in tensor.tensor_shape.dim)
+    if tensor.tensor_shape.unknown_rank or any(d < 0 for d in shape):
+        raise errors.InvalidArgumentError(f"a constant tensor must have a full shape, not {tensor.tensor_shape}.")
     count = 1
     for size in shape:
         count *= size
     if count * max(dtype.size, 1) > _MAX_CONSTANT_BYTES:
         raise errors.InvalidArgumentError(f"a constant tensor of shape {shape} and type {dtype.name} is larger than 2 GiB.")
-    if proto.tensor_content:
-        if dtype.kind == "O" or len(proto.tensor_content) != count * dtype.size:
+    if tensor.tensor_content:
+        if dtype.kind == "O" or len(tensor.tensor_content) != count * dtype.size:
             raise errors.InvalidArgumentError(
-                f"a tensor of shape {shape} and type {dtype.name} can't have {len(proto.tensor_content)} bytes of content."
+                f"a tensor of shape {shape} and type {dtype.name} can't have {len(tensor.tensor_content)} bytes of content."
             )
-        raw = np.frombuffer(proto.tensor_content, dtype.np_dtype.newbyteorder("<"))
+        raw = np.frombuffer(tensor.tensor_content, dtype.np_dtype.newbyteorder("<"))
         return raw.astype(dtype.np_dtype).reshape(shape)
-    values: Any = list(getattr(proto, _VALUE_FIELD.get(dtype, "int_val")))
+    values: Any = list(getattr(tensor, _VALUE_FIELD.get(dtype, "int_val")))
     if dtype is dtypes.float16:
         values = np.array(values, np.uint16).view(np.float16)
     elif dtype.is_complex:
@@ -349,14 +349,3 @@ def _returned(made: Mapping[str, Operation], element: str, mapped: Mapping[str, 
     if not index.isdigit() or int(index) >= len(made[op_name].outputs):
         raise ValueError(f"Requested return element {element!r} not found in graph_def.")
     return made[op_name].outputs[int(index)]
-
-
-def attr_shapes(shapes: Sequence[Any]) -> list[Shape]:
-    """Plain shapes of shape-like values, for attributes of kind list(shape)."""
-    return [as_shape(s) for s in shapes]
-
-
-__all__ = [
-    "arg_dtypes", "complete_attrs", "from_attr_value", "import_graph_def", "make_ndarray", "make_tensor_proto",
-    "to_attr_value", "to_graph_def", "to_node_def",
-]  # fmt: skip

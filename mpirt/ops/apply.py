@@ -15,7 +15,7 @@ import numpy as np
 from mpirt import dtypes, errors
 from mpirt.dtypes import DType
 from mpirt.graph.graph import Graph, Operation, Tensor, get_default_graph, set_operator
-from mpirt.graph.op_def import ArgDef, arg_ranges, op_def, register_kernel, register_op, no_gradient
+from mpirt.graph.op_def import ArgDef, OpDef, arg_ranges, no_gradient, op_def, register_kernel, register_op
 from mpirt.graph.shapes import Shape, as_shape
 
 __all__ = ["apply_op", "constant", "convert_to_tensor", "graph_of", "is_tensor", "set_operator"]
@@ -154,7 +154,13 @@ def _string_array(value: Any) -> np.ndarray[Any, Any]:
 
 
 def convert_to_tensor(
-    value: Any, dtype: Any = None, name: str | None = None, preferred_dtype: Any = None, *, as_ref: bool = False
+    value: Any,
+    dtype: Any = None,
+    name: str | None = None,
+    preferred_dtype: Any = None,
+    dtype_hint: Any = None,
+    *,
+    as_ref: bool = False,
 ) -> Tensor:
     """The tensor of ``value``: itself, a variable's value, or a new constant; a list that holds tensors is packed.
 
@@ -176,9 +182,10 @@ def convert_to_tensor(
         found = wanted or _dtype_inside(value)
         parts = [convert_to_tensor(v, found) for v in value]
         return get_default_graph().create_op("Pack", parts, {"axis": 0}, name or "packed").outputs[0]
-    if wanted is None and preferred_dtype is not None:
+    preferred = preferred_dtype if preferred_dtype is not None else dtype_hint
+    if wanted is None and preferred is not None:
         try:
-            return _constant_of(to_array(value, dtypes.as_dtype(preferred_dtype)), name or "Const")
+            return _constant_of(to_array(value, dtypes.as_dtype(preferred)), name or "Const")
         except TypeError:
             pass
     return _constant_of(to_array(value, wanted), name or "Const")
@@ -237,9 +244,9 @@ def apply_op(op_type: str, *args: Any, name: str | None = None, **attrs: Any) ->
     for arg, value in zip(definition.inputs, args, strict=True):
         try:
             if arg.is_list:
-                _append_list(arg, value, types, attrs, inputs)
+                _append_list(arg, value, types, attrs, inputs, definition)
             else:
-                inputs.append(_input(arg, value, types))
+                inputs.append(_input(arg, value, types, definition))
         except (TypeError, ValueError) as error:
             raise type(error)(f"argument {arg.name!r} of {op_type}: {error}") from None
     graph = get_default_graph()
@@ -259,22 +266,27 @@ def apply_op(op_type: str, *args: Any, name: str | None = None, **attrs: Any) ->
     return [list(op.outputs[ranges[a.name]]) if a.is_list else op.outputs[ranges[a.name].start] for a in definition.outputs]
 
 
-def _input(arg: ArgDef, value: Any, types: dict[str, DType]) -> Tensor:
+def _input(arg: ArgDef, value: Any, types: dict[str, DType], definition: OpDef) -> Tensor:
     if type(value) is Tensor:
         return value
     dtype = arg.dtype or types.get(arg.type_attr)
-    tensor = convert_to_tensor(value, dtype, arg.name if not is_tensor(value) else None, as_ref=arg.is_ref)
+    name = arg.name if not is_tensor(value) else None
+    default = definition.attrs[arg.type_attr].default if dtype is None and arg.type_attr else None
+    preferred = default if isinstance(default, DType) else None  # the type of [] where only the op knows it
+    tensor = convert_to_tensor(value, dtype, name, preferred, as_ref=arg.is_ref)
     if arg.type_attr:
         types.setdefault(arg.type_attr, tensor.dtype.base_dtype)
     return tensor
 
 
-def _append_list(arg: ArgDef, value: Any, types: dict[str, DType], attrs: dict[str, Any], inputs: list[Tensor]) -> None:
+def _append_list(
+    arg: ArgDef, value: Any, types: dict[str, DType], attrs: dict[str, Any], inputs: list[Tensor], definition: OpDef
+) -> None:
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise TypeError(f"a list is needed, not {value!r}.")
     start = len(inputs)
     for item in value:
-        inputs.append(_input(ArgDef(arg.name, arg.dtype, arg.type_attr, is_ref=arg.is_ref), item, types))
+        inputs.append(_input(ArgDef(arg.name, arg.dtype, arg.type_attr, is_ref=arg.is_ref), item, types, definition))
     if arg.number_attr:
         attrs.setdefault(arg.number_attr, len(value))
     if arg.list_attr:
