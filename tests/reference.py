@@ -41,11 +41,12 @@ class Reference:
         for tensor, ref in zip(op.inputs, is_ref, strict=True):
             value = values[tensor.op.name, tensor.value_index]
             inputs.append(value if ref else _read(value) if tensor.dtype.is_ref else value)
-        if kernel.direct:
-            result = getattr(np, kernel.direct)(*inputs)
-        else:
-            assert kernel.function is not None
-            result = kernel.function(_Context(self, op), *inputs, **{k: op.attrs[k] for k in kernel.attrs})
+        with np.errstate(all="ignore"):  # as the executor does: inf and NaN are values
+            if kernel.direct:
+                result = getattr(np, kernel.direct)(*inputs)
+            else:
+                assert kernel.function is not None
+                result = kernel.function(_Context(self, op), *inputs, **{k: op.attrs[k] for k in kernel.attrs})
         results: Sequence[Any] = [result] if len(op.outputs) == 1 and not _is_list_output(op) else list(result or ())
         assert len(results) == len(op.outputs), f"{op.name} ({op.type}) gave {len(results)} of {len(op.outputs)} outputs"
         for tensor, value in zip(op.outputs, results, strict=True):
