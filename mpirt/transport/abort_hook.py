@@ -18,7 +18,6 @@ import builtins
 import dis
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from types import FrameType, TracebackType
@@ -27,7 +26,6 @@ from typing import Any
 from mpirt.transport.base import Transport
 
 _LEAVING_S = 1.0  # for ranks that all end with a status of their own
-_OTHERS_PRINT_S = 0.2  # the same error mostly fails several ranks, and an abort cuts off what they have to say
 
 
 def install_abort_hook(transport: Transport, describe: Callable[[], str]) -> None:
@@ -72,8 +70,6 @@ class _Hook:
             else:
                 sys.stderr.write(head)
                 self._print_exception(kind, error, trace)
-            sys.stderr.flush()
-            time.sleep(_OTHERS_PRINT_S)
         finally:
             self._transport.abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
 

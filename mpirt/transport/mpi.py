@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -30,6 +31,10 @@ from mpirt.transport.peers import Identity, PeerWatch
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+# An abort waits this long: launchers drop what ranks printed but they haven't read yet, and the same error mostly fails
+# several ranks, each with something to say.
+_LAST_WORDS_S = 0.2
 
 
 class MpiTransport:
@@ -146,7 +151,7 @@ class MpiTransport:
 
     def poll_control(self) -> ControlMessage | None:
         """See `base.Transport`. None also while another thread is polling."""
-        if not self._control_lock.acquire(blocking=False):
+        if not self._control_lock.acquire(False):
             return None
         try:
             if self._outgoing:
@@ -156,6 +161,9 @@ class MpiTransport:
             if message is not None:
                 payload = bytearray(probed.Get_count(self.byte))
                 request = message.Irecv([payload, self.byte])
+                if not self._incoming and request.Test():  # nearly always: a small message is here as soon as it is seen
+                    self.counters.control_received += 1
+                    return ControlMessage(probed.source, probed.tag, bytes(payload))
                 self._incoming.append(_Incoming(probed.source, probed.tag, payload, request))
             return self._arrived() if self._incoming else None
         finally:
@@ -175,6 +183,7 @@ class MpiTransport:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # closed, or the reader has gone
                 stream.flush()
+        time.sleep(_LAST_WORDS_S)
         if not self.mpi.Is_finalized():
             self.mpi.COMM_WORLD.Abort(code)
         os._exit(code)
