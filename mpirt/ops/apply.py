@@ -234,7 +234,7 @@ def apply_op(op_type: str, *args: Any, name: str | None = None, **attrs: Any) ->
     if len(args) != len(definition.inputs):
         raise TypeError(f"{op_type} takes {len(definition.inputs)} argument(s), not {len(args)}.")
     types: dict[str, DType] = {k: v for k, v in attrs.items() if isinstance(v, DType)}
-    if len(args) > 1:
+    if len(args) > 1 or (args and definition.inputs[0].is_list):
         for arg, value in zip(definition.inputs, args, strict=True):
             if arg.type_attr and arg.type_attr not in types:
                 found = _dtype_inside(value)
