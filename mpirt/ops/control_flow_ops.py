@@ -157,6 +157,8 @@ def Assert(condition: Any, data: Sequence[Any], summarize: int | None = None, na
     InvalidArgumentError
         In the step, with the data, if the condition is false.
     """
+    if not isinstance(data, list | builtins.tuple):
+        raise TypeError(f"the data of an Assert is a list of tensors and values, not {data!r}.")
     with get_default_graph().name_scope(name or "Assert"):
         condition = convert_to_tensor(condition, bool, "condition")
         tensors = [convert_to_tensor(item, name=f"data_{i}") for i, item in enumerate(data)]

@@ -128,8 +128,9 @@ class Variable:
                 if validate_shape and not is_static(self._initial_value.static_shape):
                     raise ValueError(f"initial_value must have a shape specified: {self._initial_value!r}")
                 self._variable = state_ops.variable_op(static, self._initial_value.dtype.base_dtype, scope)
-            start = self._initial_value if made else _without_uninitialized(self._initial_value, self.op.name)
-            self._initializer = state_ops.assign(self._variable, start, validate_shape).op
+            # What is assigned: the initial value, or the same computed without reading variables that may have no value yet.
+            self._start = self._initial_value if made else _without_uninitialized(self._initial_value, self.op.name)
+            self._initializer = state_ops.assign(self._variable, self._start, validate_shape).op
             with graph.colocate_with(self.op) if caching_device is None else graph.device(caching_device):
                 self._snapshot = identity(self._variable, "read")
         keys = list(collections)
@@ -201,7 +202,7 @@ class Variable:
 
     def initialized_value(self) -> Tensor:
         """The value if there is one yet, else the initial value: to make another variable's initial value of."""
-        value: Tensor = apply_op("_InitializedValue", self, self._initial_value, name="initialized_value")
+        value: Tensor = apply_op("_InitializedValue", self, self._start, name="initialized_value")
         return value
 
     def eval(self, session: Any = None) -> Any:
