@@ -98,19 +98,19 @@ class DeviceSpec:
         return text
 
     def make_merged_spec(self, dev: DeviceSpec) -> DeviceSpec:
-        """Field by field: what ``inner`` says, else what this spec says.
+        """Field by field: what ``dev`` says, else what this spec says.
 
         Notes
         -----
-        The fields are not coupled, as in TensorFlow: ``/job:ps/task:1`` with inner ``/job:worker`` gives
-        ``/job:worker/task:1`` (see ``leaks_task``), and ``/gpu:1`` with inner ``/cpu`` gives ``/device:CPU:1``.
+        The fields are not coupled, as in TensorFlow: ``/job:ps/task:1`` with dev ``/job:worker`` gives
+        ``/job:worker/task:1`` (see ``leaks_task``), and ``/gpu:1`` with dev ``/cpu`` gives ``/device:CPU:1``.
         """
         return DeviceSpec(
-            self.job if inner.job is None else inner.job,
-            self.replica if inner.replica is None else inner.replica,
-            self.task if inner.task is None else inner.task,
-            self.device_type if inner.device_type is None else inner.device_type,
-            self.device_index if inner.device_index is None else inner.device_index,
+            self.job if dev.job is None else dev.job,
+            self.replica if dev.replica is None else dev.replica,
+            self.task if dev.task is None else dev.task,
+            self.device_type if dev.device_type is None else dev.device_type,
+            self.device_index if dev.device_index is None else dev.device_index,
         )
 
     def replace(self, **fields: str | int | None) -> DeviceSpec:
