@@ -6,6 +6,7 @@ are refused (TensorFlow truncates or wraps them).
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,8 +69,9 @@ def feed_array(tensor: Tensor, value: Any) -> np.ndarray[Any, Any]:
 def _from_python(tensor: Tensor, value: Any, dtype: DType) -> np.ndarray[Any, Any]:
     try:
         return np.array(value, object) if dtype.kind == "O" else np.array(value)
-    except ValueError as error:
-        raise ValueError(f"Cannot feed {value!r} for Tensor {tensor.name!r} of type {dtype.name}: {error}") from None
+    except Exception as error:  # the value's own methods may raise anything
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"Cannot feed {reprlib.repr(value)} for Tensor {tensor.name!r} of type {dtype.name}: {error}") from None
 
 
 def _convert(tensor: Tensor, array: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, Any]:

@@ -38,14 +38,17 @@ from mpirt.distributed.cluster import Cluster, cluster
 from mpirt.distributed.collective import Call
 from mpirt.feeds import feed_array, feed_tensors
 from mpirt.fetches import FetchMapper
-from mpirt.graph.graph import Graph, Operation, Tensor, caller_line, default_session_stack, get_default_graph
+from mpirt.graph.default_session import default_session_stack
+from mpirt.graph.graph import Graph, Operation, Tensor, get_default_graph
 from mpirt.graph.shapes import text
+from mpirt.graph.user_code import caller_line
 from mpirt.runtime.device import is_emulated
 from mpirt.runtime.executor import Executor, Failure, SessionState, StepFailed
 from mpirt.runtime.rendezvous import Abandoned
 from mpirt.runtime.resources import ResourceManager
 from mpirt.transport.base import wait_until
 
+_PLACEHOLDERS = ("Placeholder", "PlaceholderV2")
 _Leaves = tuple[Tensor | Operation, ...]
 
 
@@ -58,13 +61,15 @@ class _Step:
         self.executor = executor
         self.feeds = frozenset(plan.feeds)
         self.feed_slots = tuple(program.feeds.items())  # those that count on this rank
+        optional = {t for t in self.feeds if _is_optional(t)}
+        self._telling = frozenset(t for t, _ in self.feed_slots) | optional  # without these it could be another step
         self.fed_fetches = tuple(fetch in self.feeds for fetch in plan.fetches)
         self.host_of = host_of
         self.confusable = False
 
     def admits(self, feeds: Mapping[Tensor, Any]) -> bool:
-        """Whether this rank's feed keys can be those of this step: none unknown, none missing of those that count here."""
-        return feeds.keys() <= self.feeds and all(t in feeds for t, _ in self.feed_slots)
+        """Whether this rank's feed keys are those of this step: none unknown, none missing of those that tell steps apart."""
+        return feeds.keys() <= self.feeds and self._telling <= feeds.keys()
 
     def confusable_with(self, other: _Step, num_ranks: int) -> bool:
         """Whether some rank could pass the same feed keys in both steps, and so not know which one the others mean."""
@@ -117,7 +122,6 @@ class BaseSession:
         self._placed: dict[Operation, DeviceName] = {}
         self._pinned: dict[Operation, DeviceName] = {}
         self._deadline_s: float | None = None
-        self._unfinished: Callable[[], None] | None = None
         self._lock = threading.RLock()
         self._closed = False
 
@@ -187,9 +191,9 @@ class BaseSession:
             if not mapper.leaves:
                 return mapper.rebuild(())
             timeout_ms = (options.timeout_in_ms if options is not None else 0) or self._config.operation_timeout_in_ms
-            self._deadline_s = time.perf_counter() + timeout_ms / 1000 if timeout_ms > 0 else None
+            deadline_s = time.perf_counter() + timeout_ms / 1000 if timeout_ms > 0 else None
             try:
-                return mapper.rebuild(self._run(mapper.leaves, feeds))
+                return mapper.rebuild(self._run(mapper.leaves, feeds, deadline_s))
             except Abandoned as abandoned:
                 raise abandoned.error from None
 
@@ -212,9 +216,7 @@ class BaseSession:
             mapper = self._mappers[fetches] = FetchMapper(self._graph, fetches)
         return mapper
 
-    def _run(self, leaves: _Leaves, feeds: dict[Tensor, Any]) -> list[Any]:
-        if self._unfinished is not None:
-            self._unfinished()
+    def _run(self, leaves: _Leaves, feeds: dict[Tensor, Any], deadline_s: float | None) -> list[Any]:
         if self._cluster.size == 1:
             step = self._by_key.get((leaves, frozenset(feeds))) or self._compile(leaves, feeds)
             arrays, failure = self._arrays(step, feeds)
@@ -227,6 +229,7 @@ class BaseSession:
                 raise failed.failure.error from failed.__cause__
         collective = self._cluster.collective
         call = collective.begin(self._number, tuple(f.name for f in leaves), caller_line())
+        self._deadline_s = deadline_s
         try:
             step = self._find_step(call, leaves, feeds)
             arrays, failure = self._arrays(step, feeds)
@@ -252,16 +255,20 @@ class BaseSession:
         error = None if failure is None else self._with_origin(failure)
         position = 0 if failure is None else _position(step.plan, failure.op)
         trace = "" if failure is None else failure.traceback
-        settle = self._cluster.collective.settle
+        collective, deadline_s = self._cluster.collective, self._deadline_s
+        self._deadline_s = None
+        collective.fail(call, error, position, trace)
 
         def finish() -> Exception:
-            self._deadline_s, self._unfinished = None, None
             step.executor.drain()
-            return settle(call, error, position, trace, self._graph)
+            return collective.settle(call, self._graph)
 
-        if error is not None and isinstance(error, errors.DeadlineExceededError) and self._deadline_s is not None:
-            # On time for the user; the messages still under way are taken in before the next step.
-            self._unfinished = lambda: (finish(), None)[1]
+        def rest() -> None:
+            finish()
+
+        if isinstance(error, errors.DeadlineExceededError) and deadline_s is not None:
+            # On time for the user; the messages still under way are taken in before the next call.
+            collective.postpone(rest)
             return error
         return finish()
 
@@ -272,7 +279,8 @@ class BaseSession:
         if isinstance(failure.error, errors.OpError):
             failure.error.origin = failure.error.origin or origin
             return failure.error
-        return type(failure.error)(f"{failure.error}\n  failed on {origin}.")
+        kind = TypeError if isinstance(failure.error, TypeError) else ValueError
+        return kind(f"{failure.error}\n  failed on {origin}.")
 
     def _wait(self, ready: Callable[[], bool], what: Callable[[], str]) -> None:
         """How this session's steps wait: under the job's control plane, and no longer than the user allows."""
@@ -280,7 +288,7 @@ class BaseSession:
         if self._deadline_s is None:
             plane.wait(ready, what)
         else:
-            wait_until(ready, what, timeout_s=max(self._deadline_s - time.perf_counter(), 1e-6), on_idle=plane.check)
+            wait_until(ready, what, timeout_s=max(self._deadline_s - time.perf_counter(), 1e-6), on_idle=plane.watch(what))
 
     # ---- compiling
 
@@ -297,16 +305,35 @@ class BaseSession:
         rules = self._rules
         options = f"master={rules.master} soft={rules.soft} task_default={rules.task_default} fetch_on={self._fetch_on}"
         agreed = self._cluster.collective.agree(call, sorted(t.name for t in feeds), prune(leaves), options)
-        union = {self._graph.get_tensor_by_name(name): ranks for name, ranks in agreed.items()}
-        for known in self._steps.get(leaves, ()):
-            if known.feeds == union.keys():
-                self._check_feeders(known, union)
-                return known
-        return self._compile(leaves, union)
+        union = {self._fed_tensor(name, ranks): ranks for name, ranks in agreed.items()}
+        step = next((known for known in self._steps.get(leaves, ()) if known.feeds == union.keys()), None)
+        if step is None:
+            step = self._compile(leaves, union)
+        else:
+            self._check_feeders(step.host_of, union)
+        if any(_is_optional(t) and len(ranks) < self._cluster.size for t, ranks in union.items()):
+            # A rank that may leave the key out can't tell a step with this feed from one without: all steps are agreed upon.
+            for known in self._steps[leaves]:
+                known.confusable = True
+        return step
 
-    def _check_feeders(self, step: _Step, feeders: Mapping[Tensor, Sequence[int]]) -> None:
+    def _fed_tensor(self, name: str, ranks: Sequence[int]) -> Tensor:
+        """The tensor that some ranks feed; the job can't go on if it is not in this rank's graph."""
+        try:
+            return self._graph.get_tensor_by_name(name)
+        except KeyError:
+            plane = self._cluster.plane
+            plane.break_job(errors.InvalidArgumentError(
+                f"ranks built different graphs: {name!r}, which is fed on rank(s) {', '.join(map(str, ranks))}, is not in the graph"
+                f" of {self._cluster.describe_rank(self._cluster.rank)}.",
+                hint="build the same graph on every rank.",
+            ))  # fmt: skip
+            assert plane.broken is not None
+            raise Abandoned(plane.broken) from None
+
+    def _check_feeders(self, host_of: Callable[[Tensor], int], feeders: Mapping[Tensor, Sequence[int]]) -> None:
         for tensor, ranks in feeders.items():
-            host = step.host_of(tensor)
+            host = host_of(tensor)
             if host not in ranks:
                 raise errors.InvalidArgumentError(
                     f"{tensor.name!r} is fed on rank(s) {', '.join(map(str, ranks))}, but it lives on {self._cluster.describe_rank(host)},"
@@ -329,12 +356,12 @@ class BaseSession:
         def host_of(tensor: Tensor) -> int:
             return cluster.rank_of(plan.device_of(tensor).task)
 
+        if cluster.size > 1:
+            self._check_feeders(host_of, feeds)
         executor = Executor(program, self._state, cluster.transport, cluster.reserve_tags(len(program.transfers)), self._wait)
         step = _Step(self._num_steps, plan, program, executor, host_of)
-        if cluster.size > 1:
-            self._check_feeders(step, feeds)
-        self._remember(leaves, step)
         self._report(step, program)
+        self._remember(leaves, step)
         return step
 
     def _remember(self, leaves: _Leaves, step: _Step) -> None:
@@ -360,7 +387,7 @@ class BaseSession:
             path.mkdir(parents=True, exist_ok=True)
             (path / f"session-{self._number}-step-{step.number}-rank-{self._cluster.rank}.txt").write_text(program.text())
         if self._config.log_device_placement and self._cluster.rank == 0:
-            for op in sorted(step.plan.placement, key=lambda o: o.name):
+            for op in sorted(step.plan.placement.keys() - self._placed.keys(), key=lambda o: o.name):
                 device = step.plan.placement[op]
                 print(f"{op.name}: ({op.type}): {device}{' (emulated)' if is_emulated(device.local) else ''}", file=sys.stderr)
             sys.stderr.flush()
@@ -388,8 +415,6 @@ class BaseSession:
             if self._closed:
                 return
             self._closed = True
-            if self._unfinished is not None:
-                self._unfinished = None
             self._steps.clear()
             self._by_key.clear()
             self._mappers.clear()
@@ -491,7 +516,7 @@ def _master_task(master: str | None, cluster: Cluster) -> Task:
 
 def _check_placeholders(needed: Sequence[Operation]) -> None:
     for op in needed:
-        if op.type in ("Placeholder", "PlaceholderV2"):
+        if op.type in _PLACEHOLDERS:
             dtype, shape = op.outputs[0].dtype.name, text(op.outputs[0].static_shape)
             raise errors.InvalidArgumentError(
                 f"You must feed a value for placeholder tensor {op.name!r} with dtype {dtype} and shape {shape}.",
@@ -500,22 +525,31 @@ def _check_placeholders(needed: Sequence[Operation]) -> None:
             )
 
 
+def _is_optional(tensor: Tensor) -> bool:
+    """Whether a step can do without feeding ``tensor``."""
+    return tensor.op.type not in _PLACEHOLDERS
+
+
 def _position(plan: Plan, op: Operation | None) -> int:
     return next((i for i, node in enumerate(plan.nodes) if node.op is op), 0)
 
 
 def _results(values: list[Any], fed: Sequence[bool]) -> list[Any]:
     """Fetched values as the user gets them: arrays of his own, numpy scalars for single values."""
-    for i, value in enumerate(values):
-        if value is None or isinstance(value, np.generic):
+    for i in range(len(values)):
+        if values[i] is None or isinstance(values[i], np.generic):
             continue
         if fed[i]:
-            values[i] = np.array(value)
-        elif value.ndim == 0:
-            values[i] = value[()]
-        elif value.base is not None or not value.flags.writeable or sys.getrefcount(value) > _OWN_REFERENCES:
-            values[i] = np.array(value)
+            values[i] = np.array(values[i])
+        elif values[i].ndim == 0:
+            values[i] = values[i][()]
+        elif values[i].base is not None or not values[i].flags.writeable or _references(values, i) != _SOLE_HOLDER:
+            values[i] = np.array(values[i])
     return values
 
 
-_OWN_REFERENCES = 3  # the list, the loop's variable and getrefcount's argument: nobody else sees the array
+def _references(values: list[Any], i: int) -> int:
+    return sys.getrefcount(values[i])
+
+
+_SOLE_HOLDER = _references([np.zeros(1)], 0)  # what it is while only the list of results holds an array

@@ -19,6 +19,7 @@ from mpirt.compiler.placer import DeviceName
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.graph.op_def import arg_size
 
+FETCH = "fetch"  # reason of a transfer that only brings a fetched value to a rank
 HOST = ""  # the memory space of all CPUs of a rank; a GPU's space is its device name
 NO_SLOT = -1
 
@@ -32,7 +33,7 @@ class Transfer:
     src_rank: int
     dst_rank: int
     src: Task
-    reason: str  # who needs it: a task, or "fetch"
+    reason: str  # who needs it: a task, or FETCH
 
     @property
     def name(self) -> str:
@@ -185,7 +186,7 @@ class _Linker:
             source = fetch if self.deliver == "all" else fetch.op if isinstance(fetch, Tensor) else fetch
             for dst in range(num_ranks):
                 if dst != src:
-                    index = self._transfer(found, source, src, dst, task, "fetch")
+                    index = self._transfer(found, source, src, dst, task, FETCH)
                     if dst == self.rank:
                         self.of_fetch[position] = index
 

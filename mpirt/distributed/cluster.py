@@ -24,7 +24,7 @@ from mpirt.compiler.placer import check_request
 from mpirt.distributed.collective import Collective
 from mpirt.distributed.control import ControlPlane, Kind, to_error, to_record
 from mpirt.distributed.control_pb2 import Hello, Inventory, Table, TaskDevices
-from mpirt.graph.graph import set_device_check
+from mpirt.graph.device_scope import set_device_check
 from mpirt.runtime.device import Device, default_devices, is_emulated, open_device
 from mpirt.runtime.rendezvous import Abandoned
 from mpirt.transport.abort_hook import install_abort_hook

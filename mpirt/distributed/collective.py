@@ -2,7 +2,9 @@
 
 Every rank makes the same collective calls in the same order. The first call of a signature is agreed upon through rank 0
 (same fetches, same graph; the union of all ranks' feeds); later calls of it send no control message. A call that ends in
-failure is settled: all ranks report the same error, the one earliest in the plan's order.
+failure is settled: all ranks that failed report the same error, the one earliest in the plan's order. A failure that the
+step itself makes known to all is every rank's; a deadline that a rank sets for itself may be that rank's alone, therefore
+rank 0 asks all ranks how the call ended for them.
 
 Where ranks don't make the same calls, somebody waits in vain. Whoever waits long tells rank 0 what it is doing
 (``Status``); rank 0 compares that with the others' calls and breaks the job with one error that names both sides.
@@ -11,19 +13,21 @@ Does not own: compiling and running (``session``), messages and waits (``control
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mpirt import errors
 from mpirt.distributed.control import ControlPlane, Kind, to_error, to_record
-from mpirt.distributed.control_pb2 import Feed, Goodbye, OperationList, OperationSummary, Proposal, Settlement, Status, Verdict
+from mpirt.distributed.control_pb2 import ErrorRecord, Feed, Goodbye, OperationList, OperationSummary, Proposal, Settlement, Status, Verdict
 from mpirt.graph.fingerprint import digest, fingerprint, summary
 from mpirt.graph.graph import Graph, Operation
 from mpirt.runtime.rendezvous import Abandoned
 
 _REMEMBERED_CALLS = 4096
+_DEADLINE = errors.DeadlineExceededError.__name__  # a wait given up; what it waited for may have failed elsewhere
 
 
 @dataclass(slots=True)
@@ -35,6 +39,7 @@ class Call:
     fetches: tuple[str, ...]
     where: str
     proposed: bool = False
+    failure: tuple[Exception, ErrorRecord] | None = None  # what failed on this rank
 
     def __str__(self) -> str:
         names = ", ".join(self.fetches[:4]) + (f" and {len(self.fetches) - 4} more" if len(self.fetches) > 4 else "")
@@ -51,26 +56,44 @@ class Collective:
         self._calls: OrderedDict[int, Call] = OrderedDict()
         self._next = 0
         self._current: Call | None = None
+        self._turn = threading.Lock()  # held during a call
+        self._caller = 0  # thread that holds it
+        self._open: set[int] = set()  # calls that have begun and not come to their end on this rank
+        self._unfinished: Callable[[], None] | None = None  # the rest of a call that this rank left by its own deadline
+        self._settling: dict[int, dict[int, Settlement]] = {}  # rank 0: how failed calls ended, by call and rank
         self._statuses: dict[int, Status] = {}
         self._goodbyes: dict[int, int] = {}
-        self._unsettled: list[int] = []  # calls that this rank left by its own deadline
         plane.status = self._status
-        if self.rank == 0:
-            plane.on_poll = self._compare
+        plane.on_poll = self._progress
 
     # ---- calls
 
     def begin(self, session: int, fetches: tuple[str, ...], where: str) -> Call:
-        """Enter the next collective call.
+        """Enter the next collective call, once the rest of the one before is done and no other thread is in a call.
 
         Raises
         ------
         Abandoned
             If the job is broken.
+        FailedPreconditionError
+            If this thread is in a call already.
         """
-        if self.plane.broken is not None:
-            raise Abandoned(self.plane.broken)
+        if self._caller == threading.get_ident():
+            raise errors.FailedPreconditionError(
+                f"run() was called inside a step: {self._current} is under way in this thread.",
+                hint="a function of tf.py_func runs on one rank only, so it can't make calls that all ranks must make.",
+            )
+        self._turn.acquire()
+        try:
+            self._finish()
+            if self.plane.broken is not None:
+                raise Abandoned(self.plane.broken)
+        except BaseException:
+            self._turn.release()
+            raise
+        self._caller = threading.get_ident()
         call = self._current = Call(self._next, session, fetches, where)
+        self._open.add(call.number)
         self._next += 1
         if self.rank == 0:
             self._calls[call.number] = call
@@ -80,7 +103,21 @@ class Collective:
 
     def end(self) -> None:
         """Leave the call."""
+        assert self._current is not None
+        if self._unfinished is None:
+            self._open.discard(self._current.number)
         self._current = None
+        self._caller = 0
+        self._turn.release()
+
+    def postpone(self, rest: Callable[[], None]) -> None:
+        """Leave the current call before its end; ``rest`` is what is still to be done, before the next call or at the end."""
+        self._unfinished = rest
+
+    def _finish(self) -> None:
+        if self._unfinished is not None:
+            rest, self._unfinished = self._unfinished, None
+            rest()
 
     # ---- agreement
 
@@ -172,8 +209,8 @@ class Collective:
 
     # ---- settlement of a failed call
 
-    def settle(self, call: Call, error: Exception | None, position: int, traceback: str, graph: Graph) -> Exception:
-        """The one error of a failed call, the same on all ranks.
+    def fail(self, call: Call, error: Exception | None, position: int, traceback: str) -> None:
+        """Tell rank 0 that the call failed here.
 
         Parameters
         ----------
@@ -181,6 +218,19 @@ class Collective:
         error : what failed on this rank, None if it only learnt of a failure elsewhere
         position : of the failed operation in the plan
         traceback : of this rank's error
+        """
+        settlement = Settlement(call=call.number)
+        if error is not None:
+            settlement.error.CopyFrom(to_record(error, position, traceback))
+            call.failure = error, settlement.error
+        self.plane.send(0, Kind.SETTLEMENT, settlement)
+
+    def settle(self, call: Call, graph: Graph) -> Exception:
+        """The one error of a failed call, the same on all ranks on which it failed.
+
+        Parameters
+        ----------
+        call : this rank's call
         graph : where the failed operation is looked up
 
         Raises
@@ -188,21 +238,38 @@ class Collective:
         Abandoned
             If the job is broken meanwhile.
         """
-        settlement = Settlement(call=call.number)
-        if error is not None:
-            settlement.error.CopyFrom(to_record(error, position, traceback))
-        self.plane.send(0, Kind.SETTLEMENT, settlement)
-        if self.rank == 0:
-            found = self._gather(Kind.SETTLEMENT, call, "end the failed step")
-            first = min(((s.error.position, r) for r, s in found.items() if s.HasField("error")), default=None)
-            assert first is not None, f"{call}: every rank was told of a failure, but none failed"
-            outcome = Settlement(call=call.number, error=found[first[1]].error)
-            self.plane.send_all(Kind.OUTCOME, outcome)
-            self.plane.send(0, Kind.OUTCOME, outcome)
-        record = self._answer(Kind.OUTCOME, call, "rank 0 to settle which failure ended the step").error
-        if error is not None and to_record(error, position, traceback) == record:
-            return error
+        record = self._answer(Kind.OUTCOME, call, "all ranks to end the failed step").error
+        self.plane.take(Kind.SETTLING, lambda s, m: m.call == call.number)
+        self._open.discard(call.number)
+        if call.failure is not None and call.failure[1] == record:
+            return call.failure[0]
         return to_error(record, graph)
+
+    def _progress(self) -> None:
+        """While this rank waits: answer for calls that it has left behind, and as rank 0 settle and compare."""
+        for _, question in self.plane.take(Kind.SETTLING, lambda s, m: m.call < self._next and m.call not in self._open):
+            self.plane.send(0, Kind.SETTLEMENT, Settlement(call=question.call))
+        self.plane.take(Kind.OUTCOME, lambda s, m: m.call not in self._open)  # of calls that went well here
+        if self.rank == 0:
+            self._settle_all()
+            self._compare()
+
+    def _settle_all(self) -> None:
+        """Rank 0: ask how a call ended when the first rank tells that it failed; once all have told, tell them the error."""
+        plane = self.plane
+        for source, settlement in plane.take(Kind.SETTLEMENT, lambda s, m: True):
+            if settlement.call not in self._settling:
+                self._settling[settlement.call] = {}
+                plane.send_all(Kind.SETTLING, Settlement(call=settlement.call))
+                plane.send(0, Kind.SETTLING, Settlement(call=settlement.call))
+            self._settling[settlement.call][source] = settlement
+        for number in [n for n, found in self._settling.items() if len(found) == self.size]:
+            found = self._settling.pop(number)
+            failed = [(s.error.kind == _DEADLINE, s.error.position, r) for r, s in found.items() if s.HasField("error")]
+            assert failed, f"call {number}: every rank was told of a failure, but none failed"
+            outcome = Settlement(call=number, error=found[min(failed)[2]].error)
+            plane.send_all(Kind.OUTCOME, outcome)
+            plane.send(0, Kind.OUTCOME, outcome)
 
     # ---- the end of the script
 
@@ -215,6 +282,7 @@ class Collective:
             If a rank is in a call that this rank will never make, or is dead.
         """
         self._current = None
+        self._finish()
         self.plane.send(0, Kind.GOODBYE, Goodbye(calls=self._next))
         if self.rank == 0:
             self.plane.wait(self._all_said_goodbye, self._describe_missing_goodbyes, timeout_s=0)

@@ -48,6 +48,7 @@ class Kind(IntEnum):
     LEAVE = 10
     BROKEN = 11
     TABLE = 12
+    SETTLING = 13
 
 
 _MESSAGE: dict[Kind, Any] = {
@@ -57,6 +58,7 @@ _MESSAGE: dict[Kind, Any] = {
     Kind.VERDICT: Verdict,
     Kind.OPERATIONS: OperationList,
     Kind.SETTLEMENT: Settlement,
+    Kind.SETTLING: Settlement,
     Kind.OUTCOME: Settlement,
     Kind.STATUS: Status,
     Kind.GOODBYE: Goodbye,
@@ -148,18 +150,24 @@ class ControlPlane:
         Raises
         ------
         Abandoned
-            If the job is broken, a rank is dead, or the deadline passed.
+            If the job is broken, a rank is dead, or the deadline passed, which breaks the job for all ranks.
         """
+        try:
+            wait_until(ready, what, timeout_s=timeout_s, on_idle=self.watch(what))
+        except errors.DeadlineExceededError as error:
+            error.origin = self.describe_rank(self.transport.rank)
+            self.break_job(error)
+            raise Abandoned(self.broken or error) from None
+
+    def watch(self, what: Callable[[], str]) -> Callable[[], None]:
+        """What a wait does while it is idle: look at mail and peers, and tell rank 0 if it takes long."""
         clock = _Clock(self, what)
 
         def on_idle() -> None:
             self.check()
             clock.tick()
 
-        try:
-            wait_until(ready, what, timeout_s=timeout_s, on_idle=on_idle)
-        except errors.DeadlineExceededError as error:
-            raise Abandoned(error) from None
+        return on_idle
 
 
 class _Clock:

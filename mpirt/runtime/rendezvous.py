@@ -5,7 +5,8 @@ A sender never blocks for its receiver, and a receive is posted before the step 
 - the value that arrives is the value that was sent, in a buffer of the receiver's own;
 - a sender that has nothing to send because something failed sends an empty message, a *dead tensor*: so every message
   of a plan is always sent, a failed step leaves nothing behind in MPI, and whoever waits learns of the failure;
-- at most one message of a transfer is under way: the next step's send waits for the last one's (credit of one).
+- at most one tensor of a transfer is under way: the next step's send waits for the last one's (credit of one);
+- a wait that is given up leaves both ends as they were: `drain` (or the next `take`) goes on where it stopped.
 
 A tensor of static shape travels alone. One whose shape is only known at run time, and every string tensor, travels behind
 a small header, in the same message if it is small.
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mpirt import dtypes, errors
-from mpirt.compiler.program import Transfer
+from mpirt.compiler.program import FETCH, Transfer
 from mpirt.dtypes import DType
 from mpirt.graph.graph import Tensor
 from mpirt.graph.shapes import is_static, text
@@ -60,6 +61,7 @@ class Incoming:
         self._form = _Form(transfer)
         self._buffer: np.ndarray[Any, Any] | None = None
         self._request: Request | None = None
+        self._rest: tuple[Request, np.ndarray[Any, Any]] | None = None  # the tensor, where it comes behind its header
 
     def post(self) -> None:
         """Post the receive of a step."""
@@ -76,31 +78,35 @@ class Incoming:
         """
         request, buffer = self._request, self._buffer
         assert request is not None and buffer is not None, f"{self._transfer}: taken before it was posted"
-        if not request.test():
-            self._wait(request.test, self._describe)
-        self._request = self._buffer = None
-        nbytes = request.nbytes()
+        self._await(request)
+        nbytes, form = request.nbytes(), self._form
+        content = self._behind_header(buffer[:nbytes]) if form.kind == "variable" and nbytes else None
+        self._request = self._buffer = self._rest = None
         if nbytes == 0:
             raise DeadTensor
-        form = self._form
+        if content is not None:
+            return _decode(*content, form.dtype)
         if form.kind == "fixed":
             return buffer
-        if form.kind == "token":
-            return None
-        if form.kind == "empty":
-            return np.empty(form.shape, form.dtype.np_dtype)
-        return self._take_variable(buffer[:nbytes])
+        return None if form.kind == "token" else np.empty(form.shape, form.dtype.np_dtype)
 
-    def _take_variable(self, message: np.ndarray[Any, Any]) -> Any:
+    def _await(self, request: Request) -> None:
+        if not request.test():
+            self._wait(request.test, self._describe)
+
+    def _behind_header(self, message: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], tuple[int, ...]]:
+        """Bytes and shape of a tensor that travels with a header."""
         nbytes, ndim = message[:16].view(np.int64).tolist()
         end = 16 + 8 * ndim
         shape = tuple(message[16:end].view(np.int64).tolist())
         content = message[end:]
         if content.size < nbytes:
-            content = np.empty(nbytes, np.uint8)
-            rest = self._transport.irecv(content, self._transfer.src_rank, self._tag)
-            self._wait(rest.test, self._describe)
-        return _decode(content, shape, self._form.dtype)
+            if self._rest is None:
+                content = np.empty(nbytes, np.uint8)
+                self._rest = self._transport.irecv(content, self._transfer.src_rank, self._tag), content
+            request, content = self._rest
+            self._await(request)
+        return content, shape
 
     def drain(self) -> None:
         """Let a receive that nobody took run to its end."""
@@ -132,8 +138,12 @@ class Outgoing:
         if self._requests:
             self._finish_last()
         form = self._form
-        if form.kind == "fixed":
+        if form.kind in ("fixed", "variable"):
             array = np.asarray(value)
+            if self._transfer.reason == FETCH and not array.flags.writeable:
+                # The user's own memory (a feed or a view of one): nothing that this rank waits for says that it has been sent.
+                array = array.copy()
+        if form.kind == "fixed":
             if array.dtype != form.dtype.np_dtype or array.shape != form.shape:
                 raise errors.InternalError(
                     f"{self._transfer.name!r} has shape {array.shape} and type {array.dtype}, but its static shape is"
@@ -142,13 +152,12 @@ class Outgoing:
                 )
             self._start(np.ascontiguousarray(array))
         elif form.kind == "variable":
-            self._send_variable(value)
+            self._send_variable(array)
         else:
             self._start(_TOKEN)
 
     def send_dead(self) -> None:
-        """Tell the receiver that nothing will come in this step."""
-        self._finish_last()
+        """Tell the receiver that nothing will come in this step. Waits for nothing, so that a failure can't be held up."""
         self._start(_NOTHING)
 
     def pending(self) -> bool:
@@ -156,8 +165,7 @@ class Outgoing:
         self._requests = [r for r in self._requests if not r.test()]
         return bool(self._requests)
 
-    def _send_variable(self, value: Any) -> None:
-        array = np.asarray(value)
+    def _send_variable(self, array: np.ndarray[Any, Any]) -> None:
         content = _encode(array, self._form.dtype)
         header = np.array([content.size, array.ndim, *array.shape], np.int64).view(np.uint8)
         if header.size + content.size <= HEADER_BYTES:
