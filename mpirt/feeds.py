@@ -79,12 +79,12 @@ def _convert(tensor: Tensor, array: np.ndarray[Any, Any], dtype: DType) -> np.nd
         return _strings(tensor, array)
     if array.dtype.kind not in "biufc":
         raise ValueError(f"Cannot feed a value of type {array.dtype} for Tensor {tensor.name!r} of type {dtype.name}.")
-    if array.size and not np.can_cast(array.dtype, dtype.np_dtype, "same_kind"):
-        if not (array.dtype.kind == "i" and dtype.kind == "u" and array.min() >= 0):
-            raise TypeError(
-                f"Cannot feed a value of type {array.dtype} for Tensor {tensor.name!r} of type {dtype.name}: something would be lost."
-                f" Convert it yourself if that is meant, e.g. value.astype({dtype.name!r})."
-            )
+    unsigned = array.dtype.kind == "i" and dtype.kind == "u" and not np.any(array < 0)
+    if array.size and not unsigned and not np.can_cast(array.dtype, dtype.np_dtype, "same_kind"):
+        raise TypeError(
+            f"Cannot feed a value of type {array.dtype} for Tensor {tensor.name!r} of type {dtype.name}: something would be lost."
+            f" Convert it yourself if that is meant, e.g. value.astype({dtype.name!r})."
+        )
     if dtype.is_integer and array.size and array.dtype.kind in "iu" and (array.min() < dtype.min or array.max() > dtype.max):
         raise TypeError(
             f"Cannot feed Tensor {tensor.name!r} of type {dtype.name}: the values {array.min()} to {array.max()} don't fit into it."

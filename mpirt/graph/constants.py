@@ -6,16 +6,17 @@ values; they are computed by the operations' own CPU kernels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mpirt import errors
-from mpirt.graph.shapes import Shape, is_static, num_elements
+from mpirt.graph.shapes import Shape, is_static
 
 if TYPE_CHECKING:
-    from mpirt.graph.graph import Operation, Tensor
+    from mpirt.graph.op_def import Kernel
+    from mpirt.graph.operation import Operation, Tensor
 
 _MAX_ELEMENTS = 1 << 16  # larger values are data, not shapes
 _MAX_DEPTH = 32

@@ -8,332 +8,30 @@ Background: device scopes follow TensorFlow 1 as observed; None is a barrier, fu
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 import threading
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
-from mpirt import dtypes, errors
-from mpirt.cluster import device_spec
-from mpirt.cluster.device_spec import DeviceSpec
-from mpirt.dtypes import DType
 from mpirt.graph import constants
-from mpirt.graph.op_def import REQUIRED, ArgDef, OpDef, ShapeContext, arg_dtypes, op_def
-from mpirt.graph.shapes import Shape, TensorShape, as_shape, merge
+from mpirt.graph.attributes import complete_attrs, describe_inputs
+from mpirt.graph.device_scope import DeviceScope, apply_device, enter_device
+from mpirt.graph.keys import GraphKeys as GraphKeys
+from mpirt.graph.op_def import ShapeContext, arg_dtypes, op_def
+from mpirt.graph.operation import Operation as Operation
+from mpirt.graph.operation import Tensor as Tensor
+from mpirt.graph.user_code import user_frames
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _OP_NAME = re.compile(r"^[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*$")
 _SCOPE_NAME = re.compile(r"^[A-Za-z0-9_.\\/>-]*$")
-_MAX_FRAMES = 8
-
-DeviceFunction = Callable[["Operation"], Any]
-
-
-class GraphKeys:
-    """Names of the standard collections (TensorFlow's)."""
-
-    GLOBAL_VARIABLES = "variables"
-    VARIABLES = "variables"
-    LOCAL_VARIABLES = "local_variables"
-    MODEL_VARIABLES = "model_variables"
-    TRAINABLE_VARIABLES = "trainable_variables"
-    METRIC_VARIABLES = "metric_variables"
-    MOVING_AVERAGE_VARIABLES = "moving_average_variables"
-    CONCATENATED_VARIABLES = "concatenated_variables"
-    REGULARIZATION_LOSSES = "regularization_losses"
-    LOSSES = "losses"
-    SUMMARIES = "summaries"
-    SUMMARY_OP = "summary_op"
-    QUEUE_RUNNERS = "queue_runners"
-    TABLE_INITIALIZERS = "table_initializer"
-    ASSET_FILEPATHS = "asset_filepaths"
-    WEIGHTS = "weights"
-    BIASES = "biases"
-    ACTIVATIONS = "activations"
-    UPDATE_OPS = "update_ops"
-    SAVERS = "savers"
-    SAVEABLE_OBJECTS = "saveable_objects"
-    INIT_OP = "init_op"
-    LOCAL_INIT_OP = "local_init_op"
-    READY_OP = "ready_op"
-    READY_FOR_LOCAL_INIT_OP = "ready_for_local_init_op"
-    GLOBAL_STEP = "global_step"
-    TRAIN_OP = "train_op"
-    COND_CONTEXT = "cond_context"
-    WHILE_CONTEXT = "while_context"
-
-
-class Tensor:
-    """One output of an operation. It has no value; a session computes it."""
-
-    __slots__ = ("op", "value_index", "dtype", "static_shape")
-    __array_priority__ = 100  # numpy leaves ``array + tensor`` to us
-
-    def __init__(self, op: Operation, value_index: int, dtype: DType, static_shape: Shape) -> None:
-        self.op = op
-        self.value_index = value_index
-        self.dtype = dtype
-        self.static_shape = static_shape
-
-    @property
-    def name(self) -> str:
-        """Name as in feeds and fetches: ``op:index``."""
-        return f"{self.op.name}:{self.value_index}"
-
-    @property
-    def graph(self) -> Graph:
-        """The graph this tensor belongs to."""
-        return self.op.graph
-
-    @property
-    def device(self) -> str:
-        """Device asked for by the operation, as written."""
-        return self.op.device
-
-    @property
-    def shape(self) -> TensorShape:
-        """Static shape."""
-        return TensorShape(self.static_shape)
-
-    def get_shape(self) -> TensorShape:
-        """Static shape (TensorFlow 1's spelling)."""
-        return TensorShape(self.static_shape)
-
-    def set_shape(self, shape: Any) -> None:
-        """Add what is known of the shape; ValueError if it contradicts what was known."""
-        self.static_shape = merge(self.static_shape, as_shape(shape))
-
-    def consumers(self) -> list[Operation]:
-        """Operations that read this tensor."""
-        return [op for op in self.graph.get_operations() if any(t is self for t in op.inputs)]
-
-    def eval(self, feed_dict: Any = None, session: Any = None) -> Any:
-        """Value in ``session`` or the default session."""
-        return _session(session, "eval()").run(self, feed_dict)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        if self.static_shape is None or not self.static_shape or self.static_shape[0] is None:
-            raise TypeError(f"can't iterate over {self!r}: the size of its first dimension is not known.")
-        return iter([self[i] for i in range(self.static_shape[0])])
-
-    def __bool__(self) -> bool:
-        raise TypeError(
-            f"the truth of {self!r} is not known while the graph is built. "
-            "Use `if t is not None:` to test for a tensor, and tf.cond or tf.where for a choice made in the graph."
-        )
-
-    __hash__ = object.__hash__
-
-    def __repr__(self) -> str:
-        return f"<mpirt.Tensor {self.name!r} shape={TensorShape(self.static_shape)} dtype={self.dtype.name}>"
-
-    # Operators build operations; the functions come from the ops layer (``set_operator``).
-    def __add__(self, other: Any) -> Tensor:
-        return _operators["add"](self, other)
-
-    def __radd__(self, other: Any) -> Tensor:
-        return _operators["add"](other, self)
-
-    def __sub__(self, other: Any) -> Tensor:
-        return _operators["sub"](self, other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return _operators["sub"](other, self)
-
-    def __mul__(self, other: Any) -> Tensor:
-        return _operators["mul"](self, other)
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return _operators["mul"](other, self)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return _operators["truediv"](self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return _operators["truediv"](other, self)
-
-    def __floordiv__(self, other: Any) -> Tensor:
-        return _operators["floordiv"](self, other)
-
-    def __rfloordiv__(self, other: Any) -> Tensor:
-        return _operators["floordiv"](other, self)
-
-    def __mod__(self, other: Any) -> Tensor:
-        return _operators["mod"](self, other)
-
-    def __rmod__(self, other: Any) -> Tensor:
-        return _operators["mod"](other, self)
-
-    def __pow__(self, other: Any) -> Tensor:
-        return _operators["pow"](self, other)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return _operators["pow"](other, self)
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return _operators["matmul"](self, other)
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return _operators["matmul"](other, self)
-
-    def __neg__(self) -> Tensor:
-        return _operators["neg"](self)
-
-    def __abs__(self) -> Tensor:
-        return _operators["abs"](self)
-
-    def __and__(self, other: Any) -> Tensor:
-        return _operators["and"](self, other)
-
-    def __rand__(self, other: Any) -> Tensor:
-        return _operators["and"](other, self)
-
-    def __or__(self, other: Any) -> Tensor:
-        return _operators["or"](self, other)
-
-    def __ror__(self, other: Any) -> Tensor:
-        return _operators["or"](other, self)
-
-    def __xor__(self, other: Any) -> Tensor:
-        return _operators["xor"](self, other)
-
-    def __rxor__(self, other: Any) -> Tensor:
-        return _operators["xor"](other, self)
-
-    def __invert__(self) -> Tensor:
-        return _operators["invert"](self)
-
-    def __lt__(self, other: Any) -> Tensor:
-        return _operators["less"](self, other)
-
-    def __le__(self, other: Any) -> Tensor:
-        return _operators["less_equal"](self, other)
-
-    def __gt__(self, other: Any) -> Tensor:
-        return _operators["greater"](self, other)
-
-    def __ge__(self, other: Any) -> Tensor:
-        return _operators["greater_equal"](self, other)
-
-    def __getitem__(self, key: Any) -> Tensor:
-        return _operators["getitem"](self, key)
-
-
-_operators: dict[str, Callable[..., Tensor]] = {}
-
-
-def set_operator(name: str, function: Callable[..., Tensor]) -> None:
-    """Give the tensors' operator ``name`` its meaning; called once by the ops layer."""
-    assert name not in _operators, f"operator {name} is set twice"
-    _operators[name] = function
-
-
-class Operation:
-    """One node of a graph: a type, inputs, attributes, the device asked for, and where the user made it."""
-
-    __slots__ = ("graph", "name", "type", "definition", "inputs", "control_inputs", "outputs", "attrs", "device", "index", "_frames")
-
-    def __init__(
-        self,
-        graph: Graph,
-        name: str,
-        definition: OpDef,
-        inputs: tuple[Tensor, ...],
-        attrs: dict[str, Any],
-        frames: tuple[tuple[str, int], ...],
-    ) -> None:
-        self.graph = graph
-        self.name = name
-        self.type = definition.name
-        self.definition = definition
-        self.inputs = inputs
-        self.control_inputs: tuple[Operation, ...] = ()
-        self.outputs: tuple[Tensor, ...] = ()
-        self.attrs = attrs
-        self.device = ""
-        self.index = -1  # position in creation order
-        self._frames = frames
-
-    def get_attr(self, name: str) -> Any:
-        """Value of the attribute ``name``; ValueError if there is none."""
-        try:
-            return self.attrs[name]
-        except KeyError:
-            raise ValueError(f"operation {self.name!r} ({self.type}) has no attribute {name!r}; it has {sorted(self.attrs)}.") from None
-
-    @property
-    def location(self) -> str:
-        """The user's file and line, ``"train.py:41"``; empty if unknown."""
-        return f"{self._frames[0][0]}:{self._frames[0][1]}" if self._frames else ""
-
-    @property
-    def traceback(self) -> tuple[tuple[str, int], ...]:
-        """(file, line) of the user's frames, innermost first."""
-        return self._frames
-
-    @property
-    def node_def(self) -> Any:
-        """NodeDef of this operation (``tensorboard.compat.proto``)."""
-        from mpirt.graph.graph_def import to_node_def
-
-        return to_node_def(self)
-
-    @property
-    def op_def(self) -> OpDef:
-        """Definition of the operation's type."""
-        return self.definition
-
-    def colocation_groups(self) -> list[str]:
-        """Names of the operations whose device this one must share; its own name if none were asked for."""
-        asked = [text[5:] for text in self.attrs.get("_class", ()) if text.startswith("loc:@")]
-        return asked or [self.name]
-
-    def run(self, feed_dict: Any = None, session: Any = None) -> None:
-        """Run this operation in ``session`` or the default session."""
-        _session(session, "run()").run(self, feed_dict)
-
-    def _set_device(self, device: Any) -> None:
-        """Ask for another device; text is checked, as in a ``device`` block."""
-        self.device = str(device_spec.parse(device) if isinstance(device, str) else device)
-
-    def __repr__(self) -> str:
-        return f"<mpirt.Operation {self.name!r} type={self.type}>"
-
-
-class _DeviceScope:
-    """One open device block, linked to the one outside it.
-
-    ``folded`` is the merge of all blocks from here to the barrier, None if a function is among them.
-    """
-
-    __slots__ = ("parent", "spec", "function", "barrier", "folded")
-
-    def __init__(self, parent: _DeviceScope | None, spec: str = "", function: DeviceFunction | None = None, barrier: bool = False) -> None:
-        self.parent = parent
-        self.spec = spec
-        self.function = function
-        self.barrier = barrier
-        outer = parent.folded if parent is not None else ""
-        self.folded: str | None
-        if barrier:
-            self.folded = ""
-        elif function is not None or outer is None:
-            self.folded = None
-        else:
-            self.folded = merge_devices(outer, spec)
 
 
 class _Scopes(threading.local):
     """What is open in this thread for one graph."""
 
     def __init__(self) -> None:
-        self.device: _DeviceScope | None = None
+        self.device: DeviceScope | None = None
         self.name = ""  # with a trailing slash unless empty
         self.control: tuple[_ControlScope, ...] = ()
         self.colocation: tuple[Operation, ...] = ()
@@ -487,7 +185,7 @@ class Graph:
                 shapes = definition.shape_function(context)
             except ValueError as error:
                 self._names_in_use.pop(op.name.lower(), None)
-                raise ValueError(f"{error}, for {op.name!r} ({op_type}) with inputs {_describe(inputs)}.") from None
+                raise ValueError(f"{error}, for {op.name!r} ({op_type}) with inputs {describe_inputs(inputs)}.") from None
             assert len(shapes) == len(out_types), f"{op_type}: {len(shapes)} shapes for {len(out_types)} outputs"
             op.outputs = tuple([Tensor(op, i, t, s) for i, (t, s) in enumerate(zip(out_types, shapes, strict=True))])
             if scopes.attrs:
@@ -504,7 +202,7 @@ class Graph:
                 full["_class"] = [f"loc:@{group}" for group in groups]
                 op.device = scopes.colocation[-1].device
             else:
-                self._apply_device(op, scopes.device)
+                apply_device(op, scopes.device)
             op.index = len(self._operations)
             self._operations.append(op)
             self._by_name[op.name] = op
@@ -542,21 +240,6 @@ class Graph:
             taken[candidate.lower()] = 1
         return candidate
 
-    def _apply_device(self, op: Operation, scope: _DeviceScope | None) -> None:
-        if scope is None:
-            return
-        if scope.folded is not None:
-            op.device = scope.folded
-            return
-        while scope is not None and not scope.barrier:
-            if scope.function is not None:
-                op.device = _function_result(scope.function, op)
-            else:
-                op.device = merge_devices(scope.spec, op.device)
-            scope = scope.parent
-        if _device_check is not None:
-            _device_check(op.device)
-
     # ---- scopes
 
     @contextmanager
@@ -576,7 +259,7 @@ class Graph:
         """Ask for a device for the operations made inside the block; see ``mpirt.device``."""
         scopes = self._scopes
         outer = scopes.device
-        scopes.device = entered = _enter_device(outer, device_name_or_function)
+        scopes.device = entered = enter_device(outer, device_name_or_function)
         try:
             yield
         finally:
@@ -723,148 +406,6 @@ class Graph:
         return f"<mpirt.Graph of {len(self._operations)} operations>"
 
 
-# ---------------------------------------------------------------------------------------------- attributes of an op
-
-
-def complete_attrs(definition: OpDef, inputs: Sequence[Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
-    """All attributes of an operation: the given ones, those the inputs imply, and defaults; checked.
-
-    Raises
-    ------
-    TypeError
-        If an input's type or number doesn't fit; ValueError for unknown or missing attributes.
-    """
-    attrs = dict(given)
-    known = definition.attrs
-    for key in attrs:
-        if key not in known and key[0] != "_":
-            raise ValueError(f"operation type {definition.name} has no attribute {key!r}; it has {sorted(known)}.")
-    position = 0
-    for arg in definition.inputs:
-        position = _imply_attrs(definition, arg, inputs, position, attrs)
-    if position != len(inputs):
-        raise TypeError(f"{definition.name} takes {position} input(s), not {len(inputs)}: {_describe(inputs)}.")
-    for key, attr in known.items():
-        value = attrs.get(key, REQUIRED)
-        if value is REQUIRED:
-            if attr.default is REQUIRED:
-                raise ValueError(f"operation type {definition.name} needs the attribute {key!r} ({attr.kind}).")
-            attrs[key] = value = attr.default
-        if attr.kind == "float":  # as an AttrValue holds it, so that a graph means the same here and after its export
-            attrs[key] = value = float(np.float32(value))
-        if attr.allowed and value not in attr.allowed and not isinstance(value, (list, tuple)):
-            raise TypeError(
-                f"{definition.name} can't take {key} = {value!r}; its types are {', '.join(t.name for t in attr.allowed)}."
-                f" Inputs: {_describe(inputs)}."
-            )
-    return attrs
-
-
-def _imply_attrs(definition: OpDef, arg: ArgDef, inputs: Sequence[Tensor], position: int, attrs: dict[str, Any]) -> int:
-    """Check one argument against the inputs from ``position``; returns the position behind it."""
-    if arg.list_attr:
-        if arg.list_attr not in attrs:
-            attrs[arg.list_attr] = [t.dtype.base_dtype for t in inputs[position:]]
-        count = len(attrs[arg.list_attr])
-    elif arg.number_attr:
-        if arg.number_attr not in attrs:
-            attrs[arg.number_attr] = len(inputs) - position - _fixed_after(definition, arg)
-        count = attrs[arg.number_attr]
-    else:
-        count = 1
-    if position + count > len(inputs):
-        raise TypeError(f"{definition.name} lacks its input {arg.name!r}; it has {_describe(inputs)}.")
-    for offset in range(count):
-        tensor = inputs[position + offset]
-        base = tensor.dtype.base_dtype
-        if arg.list_attr:
-            wanted = attrs[arg.list_attr][offset]
-        elif arg.dtype is not None:
-            wanted = arg.dtype
-        else:
-            wanted = attrs.setdefault(arg.type_attr, base)
-        if base is not wanted:
-            raise TypeError(
-                f"input {arg.name!r} of {definition.name} has type {base.name}, but {wanted.name} is needed: {_describe(inputs)}."
-            )
-        if arg.is_ref and not tensor.dtype.is_ref and base is not dtypes.resource:
-            raise TypeError(f"input {arg.name!r} of {definition.name} must be a variable, not {tensor!r}.")
-    return position + count
-
-
-def _fixed_after(definition: OpDef, arg: ArgDef) -> int:
-    """How many tensors the arguments behind the list argument ``arg`` take (they are single ones)."""
-    names = [a.name for a in definition.inputs]
-    return len(names) - 1 - names.index(arg.name)
-
-
-def _describe(inputs: Sequence[Tensor]) -> str:
-    return "[" + ", ".join(f"{t.name} {t.dtype.name}{TensorShape(t.static_shape)}" for t in inputs) + "]"
-
-
-# ------------------------------------------------------------------------------------------------- scopes of an op
-
-
-def _enter_device(outer: _DeviceScope | None, device: Any) -> _DeviceScope:
-    if device is None:
-        return _DeviceScope(outer, barrier=True)
-    if callable(device) and not isinstance(device, (str, DeviceSpec)):
-        return _DeviceScope(outer, function=device)
-    if not isinstance(device, (str, DeviceSpec)):
-        raise TypeError(f"a device is a string, a DeviceSpec, a function or None, not {device!r}.")
-    scope = _DeviceScope(outer, spec=device_spec.parse(device).to_string() if isinstance(device, str) else device.to_string())
-    if scope.folded and _device_check is not None:
-        _device_check(scope.folded)
-    return scope
-
-
-def merge_devices(outer: str, inner: str) -> str:
-    """``outer`` with ``inner`` put over it, field by field; warns once where a task leaks into another job."""
-    if not outer:
-        return inner
-    if not inner:
-        return outer
-    if device_spec.leaks_task(outer, inner) and not _leak.warned:
-        _leak.warned = True
-        merged = device_spec.merge(outer, inner)
-        frames = user_frames()
-        warnings.warn(
-            f"device {inner!r} inside {outer!r} keeps the outer task: operations go to {merged!r}"
-            f" ({frames[0][0]}:{frames[0][1]}). Name the task too, or open the block outside, if that isn't meant."
-            if frames
-            else f"device {inner!r} inside {outer!r} keeps the outer task: operations go to {merged!r}.",
-            stacklevel=5,
-        )
-    return device_spec.merge(outer, inner)
-
-
-class _Leak:
-    """Whether the warning about a leaked task was given (once a process)."""
-
-    warned = False
-
-
-_leak = _Leak()
-
-
-def _function_result(function: DeviceFunction, op: Operation) -> str:
-    result = function(op)
-    if isinstance(result, DeviceSpec):
-        return result.to_string()
-    if not isinstance(result, str):
-        raise TypeError(f"device function {getattr(function, '__name__', function)!r} returned {result!r} for {op.name!r}; it must return a string.")
-    return device_spec.parse(result).to_string()
-
-
-_device_check: Callable[[str], None] | None = None
-
-
-def set_device_check(check: Callable[[str], None] | None) -> None:
-    """Have each device that is asked for checked at the user's line, once the cluster is known."""
-    global _device_check
-    _device_check = check
-
-
 def _control_inputs(scopes: tuple[_ControlScope, ...], op: Operation) -> tuple[Operation, ...]:
     """What ``op`` must wait for; blocks that one of its inputs already waited in are left out."""
     producers = [t.op for t in op.inputs]
@@ -876,31 +417,6 @@ def _control_inputs(scopes: tuple[_ControlScope, ...], op: Operation) -> tuple[O
                     found[control] = None
         scope.inside.add(op)
     return tuple(found)
-
-
-def caller_line() -> str:
-    """``file:line`` of the nearest caller outside this package."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-
-
-def user_frames() -> tuple[tuple[str, int], ...]:
-    """(file, line) of the callers outside this package, innermost first."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame = frame.f_back  # type: ignore[assignment]
-    found: list[tuple[str, int]] = []
-    while frame is not None and len(found) < _MAX_FRAMES:
-        found.append((frame.f_code.co_filename, frame.f_lineno))
-        if frame.f_code.co_name == "<module>":
-            break
-        frame = frame.f_back  # type: ignore[assignment]
-    return tuple(found)
-
-
-# ------------------------------------------------------------------------------------------------- current graph
 
 
 class _DefaultGraph(threading.local):
@@ -928,27 +444,6 @@ def reset_default_graph() -> None:
     if _default.stack:
         raise AssertionError("Do not use reset_default_graph() inside a `with graph.as_default()` block.")
     _global_graph = Graph()
-
-
-class _DefaultSession(threading.local):
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-
-
-_default_session = _DefaultSession()
-
-
-def default_session_stack() -> list[Any]:
-    """This thread's stack of default sessions (pushed by ``Session.as_default``)."""
-    return _default_session.stack
-
-
-def _session(session: Any, what: str) -> Any:
-    if session is not None:
-        return session
-    if not _default_session.stack:
-        raise ValueError(f"Cannot use {what}: no default session is open. Use `with sess.as_default():` or pass session=sess.")
-    return _default_session.stack[-1]
 
 
 def device(device_name_or_function: Any) -> Any:

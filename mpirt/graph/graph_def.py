@@ -15,9 +15,9 @@ from tensorboard.compat.proto import attr_value_pb2, graph_pb2, node_def_pb2, te
 
 from mpirt import dtypes, errors
 from mpirt.dtypes import DType
-from mpirt.graph.graph import Graph, Operation, Tensor, complete_attrs, get_default_graph
-from mpirt.graph.op_def import OpDef, arg_dtypes, op_def
-from mpirt.graph.shapes import Shape, TensorShape, as_shape
+from mpirt.graph.graph import Graph, Operation, Tensor, get_default_graph
+from mpirt.graph.op_def import OpDef, op_def
+from mpirt.graph.shapes import TensorShape, as_shape
 
 _PRODUCER = 1882  # version of the GraphDef format that we write; any recent one will do
 

@@ -32,7 +32,7 @@ from mpirt.dtypes import DType
 from mpirt.graph.shapes import Shape
 
 if TYPE_CHECKING:
-    from mpirt.graph.graph import Operation, Tensor
+    from mpirt.graph.operation import Operation, Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -120,6 +120,10 @@ class OpDef:
     kernels: dict[str, Kernel] = field(default_factory=dict)
     gradient: Callable[..., Any] | None = None
     no_gradient_reason: str = ""
+    takes_refs: bool = field(init=False)  # whether an input is a variable itself
+
+    def __post_init__(self) -> None:
+        self.takes_refs = any(arg.is_ref for arg in self.inputs)
 
     def __repr__(self) -> str:
         return f"<OpDef {self.name}>"

@@ -14,8 +14,9 @@ import numpy as np
 
 from mpirt import dtypes, errors
 from mpirt.dtypes import DType
-from mpirt.graph.graph import Graph, Operation, Tensor, get_default_graph, set_operator
+from mpirt.graph.graph import Graph, Operation, Tensor, get_default_graph
 from mpirt.graph.op_def import ArgDef, OpDef, arg_ranges, no_gradient, op_def, register_kernel, register_op
+from mpirt.graph.operation import set_operator
 from mpirt.graph.shapes import Shape, as_shape
 
 __all__ = ["apply_op", "constant", "convert_to_tensor", "graph_of", "is_tensor", "set_operator"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mpirt.cluster import device_spec
 from mpirt.cluster.device_spec import DeviceSpec
-from mpirt.graph import graph as graph_module
+from mpirt.graph import device_scope
 from mpirt.graph.graph import Graph, Operation, device
 from mpirt.ops.apply import constant
 
@@ -38,7 +38,7 @@ FUNCTION_DIFFERENCES: dict[str, tuple[str | None, str]] = {
 
 @pytest.fixture(autouse=True)
 def task_leaks_are_not_the_subject(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph_module._leak, "warned", True)
+    monkeypatch.setattr(device_scope._leak, "warned", True)
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_blocks_of_two_threads_on_one_graph_do_not_mix() -> None:
 
 
 def test_a_task_that_leaks_into_another_job_is_announced_once(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph_module._leak, "warned", False)
+    monkeypatch.setattr(device_scope._leak, "warned", False)
     with pytest.warns(UserWarning) as caught:
         assert device_in(graph, ["/job:ps/task:1", "/job:worker"]) == "/job:worker/task:1"
     assert len(caught) == 1
@@ -241,7 +241,7 @@ def test_a_task_that_leaks_into_another_job_is_announced_once(graph: Graph, monk
     "blocks", [["/job:ps/task:1", "/job:worker/task:0"], ["/job:ps", "/job:worker"], ["/task:1", "/job:ps"]]
 )
 def test_no_warning_where_no_task_leaks(graph: Graph, monkeypatch: pytest.MonkeyPatch, blocks: list[str]) -> None:
-    monkeypatch.setattr(graph_module._leak, "warned", False)
+    monkeypatch.setattr(device_scope._leak, "warned", False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         device_in(graph, list(blocks))

@@ -12,10 +12,11 @@ import pytest
 
 from mpirt import dtypes
 from mpirt.cluster.cluster_spec import ClusterSpec
-from mpirt.graph import graph as graph_module
-from mpirt.graph.graph import Graph, Operation
+from mpirt.graph import device_scope
+from mpirt.graph.graph import Graph, GraphKeys, Operation
 from mpirt.ops import math_ops, resource_ops, state_ops
 from mpirt.ops.apply import apply_op, constant
+from mpirt.ops.variables import Variable
 from mpirt.train.device_setter import (
     GreedyLoadBalancingStrategy,
     NameHashStrategy,
@@ -75,7 +76,7 @@ DIFFERENCES = {
 
 @pytest.fixture(autouse=True)
 def task_leaks_are_not_the_subject(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph_module._leak, "warned", True)
+    monkeypatch.setattr(device_scope._leak, "warned", True)
 
 
 def cases() -> list[Any]:
@@ -201,16 +202,13 @@ def test_blocks_outside_the_setter_fill_what_it_leaves_open() -> None:
 
 
 def test_local_variables_stay_with_the_worker_and_use_up_no_turn() -> None:
+    def local() -> Variable:
+        return Variable(1.0, name="local", trainable=False, collections=[GraphKeys.LOCAL_VARIABLES])
+
     with graph() as g, g.device(replica_device_setter(ps_tasks=2)):
-        with g.attr_scope({"_local_variable": True}):
-            local = variable("local").device
-        assert [local, variable("v").device] == ["/job:worker", "/job:ps/task:0"]
-    with (
-        graph() as g,
-        g.device(replica_device_setter(ps_tasks=2, ps_ops=["VariableV2"])),
-        g.attr_scope({"_local_variable": True}),
-    ):
-        assert variable("v").device == "/job:ps/task:0"  # asked for by name
+        assert [local().device, Variable(1.0).device] == ["/job:worker", "/job:ps/task:0"]
+    with graph() as g, g.device(replica_device_setter(ps_tasks=2, ps_ops=["VariableV2"])):
+        assert local().device == "/job:ps/task:0"  # asked for by name
 
 
 def test_unmerged_devices_are_announced_as_deprecated() -> None:

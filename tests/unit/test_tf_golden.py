@@ -314,6 +314,12 @@ NEWER_ARGUMENTS = {
     "use_own_namescope_for_non_slot_vars": "newer than TensorFlow 1",
     "experimental_autocast": "Keras mixed precision",
     "experimental_enable_variable_lifting": "tf.function of TensorFlow 2",
+    "bad_indices_policy": "newer than TensorFlow 1",
+}
+# Functions that scripts don't call, whose arguments are mpirt's own.
+OWN_SIGNATURES = {
+    "DType": "scripts use the objects (tf.float32) and as_dtype",
+    "Graph.create_op": "the ops layer calls it; scripts call functions of operations",
 }
 # Arguments of one function that mpirt leaves out: (function, argument) -> reason.
 LEFT_OUT: dict[tuple[str, str], str] = {}
