@@ -18,8 +18,9 @@ from warnings import warn
 from mpirt import dtypes
 from mpirt.cluster import device_spec
 from mpirt.cluster.cluster_spec import ClusterSpec
-from mpirt.graph.graph import merge_devices
+from mpirt.graph.device_scope import merge_devices
 from mpirt.graph.shapes import num_elements, text
+from mpirt.ops.variables import LOCAL_VARIABLE_ATTR
 
 if TYPE_CHECKING:
     from mpirt.graph.graph import Operation
@@ -33,9 +34,6 @@ STANDARD_PS_OPS = (
     "BoostedTreesEnsembleResourceHandleOp", "BoostedTreesQuantileStreamResourceHandleOp", "ResourceConditionalAccumulator",
     "DecisionTreeResource",
 )  # fmt: skip
-
-# Set on the operation of a variable that is in LOCAL_VARIABLES: it holds one worker's own state.
-LOCAL_VARIABLE_ATTR = "_local_variable"
 
 
 def replica_device_setter(
