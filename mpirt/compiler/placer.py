@@ -4,8 +4,8 @@ Pure: operations, the cluster's devices and the rules in, a ``Placement`` out. T
 
 1. operations that are colocated (``loc:@`` groups, and whatever touches the same variable) share a device; the
    variable's own request wins over that of an operation that changes it;
-2. an operation without inputs or request goes with its consumers where these share a device; one that asks only for the
-   shape of its input goes with that input;
+2. an operation without inputs or request goes with its consumers where these share a task; one without request that asks
+   only for the shape of its input goes with that input;
 3. what is still open: no job - the master's job, and without a task the master task itself; no task - task 0;
    no device type - the task's first GPU if the operation has a kernel there, else its CPU.
 
@@ -15,7 +15,7 @@ Source: TensorFlow 1 as observed, except rule 3, which is simpler (``task_defaul
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from mpirt import dtypes, errors
@@ -23,6 +23,7 @@ from mpirt.cluster import device_spec
 from mpirt.cluster.device_spec import DeviceSpec
 from mpirt.cluster.task import Task
 from mpirt.graph.graph import Graph, Operation, Tensor
+from mpirt.graph.op_def import arg_ranges
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -47,6 +48,7 @@ Inventory = Mapping[Task, Sequence[str]]  # devices of each task, "CPU:0", "GPU:
 
 _METADATA = frozenset(("Shape", "ShapeN", "Size", "Rank"))  # need their input's shape only
 _TASK_DEFAULTS = ("zero", "master")
+_SPEC_FIELDS = ("job", "replica", "task", "device_type", "device_index")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,93 +93,145 @@ def place(
     Raises
     ------
     InvalidArgumentError
-        If an operation asks for a device that doesn't exist or has no kernel for it, or colocated ones contradict.
+        If an operation asks for a device that doesn't exist or has no kernel for it, or colocated ones contradict each
+        other or hold state on different devices.
     """
-    groups = _colocation_groups(graph)
-    placement: Placement = {}
-    done: dict[int, DeviceName] = {}  # by the group's first operation
-    consumers: dict[Operation, list[Operation]] = {}
-    inside = set(needed)
-    for op in needed:
-        for tensor in op.inputs:
-            if tensor.op in inside:
-                consumers.setdefault(tensor.op, []).append(op)
-    free_sources: list[Operation] = []
-    for op in needed:
-        group = groups.get(op.index, [op])
-        root = group[0].index
-        if root in done:
-            placement[op] = done[root]
-            continue
-        spec = _group_spec(group, rules)
-        fixed = next((pinned[member] for member in group if member in pinned), None) if pinned else None
-        if fixed is not None:
-            placement[op] = done[root] = fixed
-        elif len(group) == 1 and not op.inputs and not spec.to_string() and op in consumers:
-            free_sources.append(op)
-        else:
-            if len(group) == 1 and op.type in _METADATA and not spec.to_string() and op.inputs[0].op in placement:
-                placement[op] = placement[op.inputs[0].op]
-            else:
-                placement[op] = choose_device(spec, group, inventory, rules)
-            done[root] = placement[op]
-    _place_sources(free_sources, consumers, placement, inventory, rules)
-    return placement
+    return _Placer(graph, needed, inventory, rules, pinned or {}).place()
 
 
-def _place_sources(
-    sources: Sequence[Operation],
-    consumers: Mapping[Operation, Sequence[Operation]],
-    placement: Placement,
-    inventory: Inventory,
-    rules: PlacementRules,
-) -> None:
-    """Rule 2 for operations without inputs and without request: with their consumers where these share a task."""
-    for op in sources:
-        devices = sorted({placement[c] for c in consumers[op] if c in placement})
-        tasks = {d.task for d in devices}
-        if len(tasks) == 1:
-            shared = devices[0] if len(devices) == 1 else next((d for d in devices if d.type == "CPU"), devices[0])
-            if shared.type in op.definition.kernels and _fits(op, shared.type):
-                placement[op] = shared
+class _Placer:
+    """One placement in the making."""
+
+    def __init__(
+        self, graph: Graph, needed: Sequence[Operation], inventory: Inventory, rules: PlacementRules, pinned: Mapping[Operation, DeviceName]
+    ) -> None:
+        self.groups = _colocated(graph.get_operations())
+        self.needed = needed
+        self.inventory = inventory
+        self.rules = rules
+        self.pinned = pinned
+        self.placement: Placement = {}
+        self.known: dict[tuple[str, str, bool], DeviceName] = {}  # choices for operations that stand alone
+
+    def place(self) -> Placement:
+        inside = set(self.needed)
+        sources: list[Operation] = []
+        metadata: list[Operation] = []
+        for op in self.needed:
+            if op in self.placement:
+                continue  # came with its group
+            if op in self.groups:
+                self._place_group(self.groups[op], inside)
+            elif op.device or op in self.pinned:
+                self.placement[op] = self._alone(op)
+            elif not op.inputs:
+                sources.append(op)
+            elif op.type in _METADATA:
+                metadata.append(op)
             else:
-                placement[op] = choose_device(DeviceSpec(job=shared.task.job, task=shared.task.index), [op], inventory, rules)
+                self.placement[op] = self._alone(op)
+        self._place_sources(sources)
+        for op in metadata:
+            producer = self.placement.get(op.inputs[0].op)
+            self.placement[op] = self._alone(op) if producer is None else self._beside(op, producer)
+        return self.placement
+
+    def _place_group(self, group: list[Operation], inside: Set[Operation]) -> None:
+        try:
+            device = self._group_device(group)
+        except errors.InvalidArgumentError:
+            members = [op for op in group if op in inside]
+            if len(members) == len(group):
+                raise
+            # What the step doesn't need can't make it fail: only what is colocated within the step counts.
+            parts = _colocated(members)
+            for op in members:
+                if op not in self.placement:
+                    part = parts.get(op, [op])
+                    self.placement.update(dict.fromkeys(part, self._group_device(part)))
         else:
-            placement[op] = choose_device(DeviceSpec(), [op], inventory, rules)
+            self.placement.update((op, device) for op in group if op in inside)
+
+    def _group_device(self, group: Sequence[Operation]) -> DeviceName:
+        """The device that all of ``group`` share: where its state is, else what its members ask for together."""
+        spec = _group_spec(group, self.rules)
+        holders = {self.pinned[op]: op for op in group if op in self.pinned}
+        if not holders:
+            return choose_device(spec, group, self.inventory, self.rules)
+        (device, holder), *others = holders.items()
+        if others:
+            other, op = others[0]
+            raise errors.InvalidArgumentError(
+                f"cannot colocate {op.name!r} with {holder.name!r}: an earlier step put the one on {other}, the other on {device}.",
+                op=op,
+                hint="colocate them before the first step of the session, or not at all.",
+            )
+        for op in group:
+            if not _can_run(op, device.type):
+                raise _no_kernel(op, device, f"to be with {holder.name!r}, pin that to a CPU before the first step of the session.")
+        return device
+
+    def _alone(self, op: Operation) -> DeviceName:
+        """The device of an operation without group."""
+        if op in self.pinned:
+            return self.pinned[op]
+        key = op.device, op.type, _has_strings(op)
+        if key not in self.known:
+            self.known[key] = choose_device(device_spec.parse(op.device), (op,), self.inventory, self.rules)
+        return self.known[key]
+
+    def _beside(self, op: Operation, device: DeviceName) -> DeviceName:
+        """``device``, or where ``op`` runs on the same task."""
+        if _can_run(op, device.type):
+            return device
+        return choose_device(DeviceSpec(job=device.task.job, task=device.task.index), (op,), self.inventory, self.rules)
+
+    def _place_sources(self, sources: Sequence[Operation]) -> None:
+        """Rule 2 for operations without inputs and without request: with their consumers where these share a task."""
+        consumers: dict[Operation, set[DeviceName]] = {op: set() for op in sources}
+        for op in self.needed:
+            if op in self.placement:  # what asks only for a shape comes later, and follows
+                for tensor in op.inputs:
+                    if tensor.op in consumers:
+                        consumers[tensor.op].add(self.placement[op])
+        for op, found in consumers.items():
+            devices = sorted(found)
+            if len({d.task for d in devices}) == 1:
+                shared = devices[0] if len(devices) == 1 else next((d for d in devices if d.type == "CPU"), devices[0])
+                self.placement[op] = self._beside(op, shared)
+            else:
+                self.placement[op] = self._alone(op)
 
 
 # ------------------------------------------------------------------------------------------------------ colocation
 
 
-def _colocation_groups(graph: Graph) -> dict[int, list[Operation]]:
-    """Groups of operations that share a device, by the index of each member; single operations are left out."""
-    parent: dict[int, int] = {}
+def _colocated(operations: Sequence[Operation]) -> dict[Operation, list[Operation]]:
+    """The group of each operation that shares its device with others of ``operations`` (in creation order)."""
+    parent: dict[Operation, Operation] = {}
 
-    def find(index: int) -> int:
-        root = index
-        while parent.setdefault(root, root) != root:
+    def find(op: Operation) -> Operation:
+        root = op
+        while parent.setdefault(root, root) is not root:
             root = parent[root]
-        while parent[index] != root:
-            parent[index], index = root, parent[index]
+        while parent[op] is not root:
+            parent[op], op = root, parent[op]
         return root
 
-    operations = graph.get_operations()
-    by_name = {op.name: op for op in operations}
+    inside = {op.name: op for op in operations}
     for op in operations:
-        for name in _asked_groups(op):
-            other = by_name.get(name)  # a name that isn't in the graph is ignored, as in TensorFlow
-            if other is not None and other is not op:
-                _join(parent, find(op.index), find(other.index))
-        for tensor in resource_inputs(op):
-            _join(parent, find(op.index), find(tensor.op.index))
-    groups: dict[int, list[Operation]] = {}
-    for index in sorted(parent):
-        groups.setdefault(find(index), []).append(operations[index])
-    return {op.index: members for members in groups.values() if len(members) > 1 for op in members}
+        for other in _asked_groups(op) + [t.op.name for t in resource_inputs(op)]:
+            if other in inside:  # a name that isn't in the graph is ignored, as in TensorFlow
+                a, b = find(op), find(inside[other])
+                parent[max(a, b, key=_index)] = min(a, b, key=_index)
+    groups: dict[Operation, list[Operation]] = {}
+    for op in sorted(parent, key=_index):
+        groups.setdefault(find(op), []).append(op)
+    return {op: members for members in groups.values() if len(members) > 1 for op in members}
 
 
-def _join(parent: dict[int, int], a: int, b: int) -> None:
-    parent[max(a, b)] = min(a, b)
+def _index(op: Operation) -> int:
+    return op.index
 
 
 def _asked_groups(op: Operation) -> list[str]:
@@ -185,16 +239,17 @@ def _asked_groups(op: Operation) -> list[str]:
     return [] if not asked else [g[5:] for g in asked if g.startswith("loc:@")]
 
 
+def ref_inputs(op: Operation) -> list[Tensor]:
+    """Inputs that are a variable itself, which the operation may change."""
+    if not op.definition.takes_refs:
+        return []
+    ranges = arg_ranges(op.definition.inputs, op.attrs)
+    return [t for arg in op.definition.inputs if arg.is_ref for t in op.inputs[ranges[arg.name]] if t.dtype.is_ref]
+
+
 def resource_inputs(op: Operation) -> list[Tensor]:
     """Inputs that are a variable or resource itself, not its value; they never cross devices."""
-    found = [t for t in op.inputs if t.dtype is dtypes.resource]
-    position = 0
-    for arg in op.definition.inputs:
-        size = len(op.attrs[arg.list_attr]) if arg.list_attr else op.attrs[arg.number_attr] if arg.number_attr else 1
-        if arg.is_ref:
-            found += [t for t in op.inputs[position : position + size] if t.dtype.is_ref]
-        position += size
-    return found
+    return [t for t in op.inputs if t.dtype is dtypes.resource] + ref_inputs(op)
 
 
 def _group_spec(group: Sequence[Operation], rules: PlacementRules) -> DeviceSpec:
@@ -205,25 +260,24 @@ def _group_spec(group: Sequence[Operation], rules: PlacementRules) -> DeviceSpec
     InvalidArgumentError
         If two members ask for different devices and neither is the variable that the other changes.
     """
-    total, asker = DeviceSpec(), group[0]
+    fields: dict[str, tuple[str | int, Operation]] = {}  # what is asked for, and by whom
     owners = [op for op in group if not resource_inputs(op)]
     users = [op for op in group if resource_inputs(op)]
     for op in owners + users:
         spec = device_spec.parse(op.device)
-        for name in ("job", "task", "device_type", "device_index"):
-            mine, theirs = getattr(spec, name), getattr(total, name)
-            if mine is None or mine == theirs:
+        for name in _SPEC_FIELDS:
+            mine = getattr(spec, name)
+            if mine is None:
                 continue
-            if theirs is None:
-                total, asker = total.replace(**{name: mine}), op
-            elif op in owners and not rules.soft:
+            theirs, asker = fields.setdefault(name, (mine, op))
+            if mine != theirs and op in owners and not rules.soft:
                 raise errors.InvalidArgumentError(
                     f"cannot colocate {op.name!r} on {op.device} with {asker.name!r} on {asker.device}:"
                     f" their {name.replace('_', ' ')}s {mine!r} and {theirs!r} differ.",
                     op=op,
                     hint="pin both to the same device, drop one of the device blocks, or drop colocate_with.",
                 )
-    return total
+    return DeviceSpec(**{name: value for name, (value, _) in fields.items()})  # type: ignore[arg-type]  # checked by its maker
 
 
 # ------------------------------------------------------------------------------------------------- choosing a device
@@ -240,13 +294,9 @@ def choose_device(spec: DeviceSpec, group: Sequence[Operation], inventory: Inven
     task = _choose_task(spec, group, inventory, rules)
     have = inventory[task]
     kinds = sorted({name.partition(":")[0] for name in have})
-    usable = [kind for kind in kinds if all(kind in op.definition.kernels and _fits(op, kind) for op in group)]
+    usable = [kind for kind in kinds if all(_can_run(op, kind) for op in group)]
     if not usable:
-        op = next(op for op in group if not any(kind in op.definition.kernels for kind in kinds))
-        raise errors.InvalidArgumentError(
-            f"cannot place {op.name!r} ({op.type}): it has kernels for {sorted(op.definition.kernels)}, {task} has {', '.join(have)}.",
-            op=op,
-        )
+        raise _nowhere(group, task, have)
     wanted = spec.device_type
     if wanted is None:
         wanted = "GPU" if "GPU" in usable else "CPU"
@@ -259,13 +309,8 @@ def choose_device(spec: DeviceSpec, group: Sequence[Operation], inventory: Inven
         return _device_name(task, f"{kind}:{_first_index(have, kind)}")
     op = next((op for op in group if op.device), group[0])
     if name in have:
-        lacking = next(op for op in group if wanted not in op.definition.kernels or not _fits(op, wanted))
-        raise errors.InvalidArgumentError(
-            f"cannot place {lacking.name!r} ({lacking.type}) on {task}/device:{name}: it has no kernel for {wanted}"
-            f" (kernels: {', '.join(sorted(lacking.definition.kernels))}).",
-            op=lacking,
-            hint="pin it to a CPU, or use ConfigProto(allow_soft_placement=True).",
-        )
+        lacking = next(op for op in group if not _can_run(op, wanted))
+        raise _no_kernel(lacking, _device_name(task, name), "pin it to a CPU, or use ConfigProto(allow_soft_placement=True).")
     gpu = " To try GPUs without having one, set MPIRT_EMULATED_GPUS=1." if wanted == "GPU" and "GPU" not in kinds else ""
     raise errors.InvalidArgumentError(
         f"cannot place {op.name!r} ({op.type}) on {op.device or spec}: {task} has no device {wanted}:{'*' if index is None else index};"
@@ -318,7 +363,8 @@ def check_request(text: str, tasks: Iterable[Task]) -> None:
     if not indices:
         jobs = sorted({t.job for t in tasks})
         raise errors.InvalidArgumentError(
-            f"device {text!r}: the cluster has no job {spec.job!r}; jobs are {', '.join(jobs)}.", hint=f"use one of the jobs {', '.join(jobs)}."
+            f"device {text!r}: the cluster has no job {spec.job!r}; jobs are {', '.join(jobs)}.",
+            hint=f"use one of the jobs {', '.join(jobs)}.",
         )
     if spec.task is not None and spec.task not in indices:
         raise errors.InvalidArgumentError(
@@ -341,11 +387,31 @@ def _warn_task_default(op: Operation, chosen: Task, master: Task) -> None:
         )
 
 
-def _fits(op: Operation, kind: str) -> bool:
-    """Whether values of the operation can live on a device of this kind: strings only in host memory."""
-    if kind == "CPU":
-        return True
-    return not any(t.dtype.base_dtype is dtypes.string for t in (*op.inputs, *op.outputs))
+def _can_run(op: Operation, kind: str) -> bool:
+    """Whether the operation has a kernel for this kind of device and its values can live there: strings only in host memory."""
+    return kind in op.definition.kernels and (kind == "CPU" or not _has_strings(op))
+
+
+def _has_strings(op: Operation) -> bool:
+    return any(t.dtype.base_dtype is dtypes.string for t in (*op.inputs, *op.outputs))
+
+
+def _no_kernel(op: Operation, device: DeviceName, mend: str) -> errors.InvalidArgumentError:
+    lacks = f"it has no kernel for {device.type}"
+    why = "its values are strings, which live on CPUs only" if device.type in op.definition.kernels else lacks
+    kernels = ", ".join(sorted(op.definition.kernels))
+    return errors.InvalidArgumentError(f"cannot place {op.name!r} ({op.type}) on {device}: {why} (kernels: {kernels}).", op=op, hint=mend)
+
+
+def _nowhere(group: Sequence[Operation], task: Task, have: Sequence[str]) -> errors.InvalidArgumentError:
+    """The error for operations for which no kind of device of their task will do."""
+    kinds = [sorted(kind for kind in op.definition.kernels if _can_run(op, kind)) for op in group]
+    there = {name.partition(":")[0] for name in have}
+    op, runs_on = next(((op, k) for op, k in zip(group, kinds, strict=True) if there.isdisjoint(k)), (group[-1], kinds[-1]))
+    what = f"cannot place {op.name!r} ({op.type}): it runs on {' and '.join(runs_on) or 'no device'}, {task} has {', '.join(have)}"
+    if not there.isdisjoint(runs_on):
+        what += f", and {group[0].name!r}, which shares its device, runs on {' and '.join(kinds[0])}"
+    return errors.InvalidArgumentError(f"{what}.", op=op, hint="use a task that has such a device.")
 
 
 def _first_index(have: Sequence[str], kind: str) -> int:
