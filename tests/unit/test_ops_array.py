@@ -154,8 +154,8 @@ def test_shape_size_and_rank_are_constants_where_they_are_known() -> None:
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 def test_shape_and_size_come_in_the_type_asked_for(dtype: Any) -> None:
     kind = dtypes.as_dtype(dtype)
-    s, n, (a, b) = (evaluate(f, X) for f in (
-        lambda x: shape(x, out_type=kind), lambda x: size(x, out_type=kind), lambda x: shape_n([x, x], out_type=kind)))  # fmt: skip
+    s, n = evaluate(lambda x: [shape(x, out_type=kind), size(x, out_type=kind)], X)
+    a, b = evaluate(lambda x: shape_n([x, x], out_type=kind), X)
     assert s.dtype == n.dtype == a.dtype == b.dtype == dtype
     assert s.tolist() == a.tolist() == b.tolist() == [2, 3, 4] and n == 24
     assert evaluate(rank, X) == 3

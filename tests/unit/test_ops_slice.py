@@ -301,7 +301,7 @@ def test_sizes_that_do_not_fit_are_refused_while_building_or_in_the_step() -> No
                 split(x, sizes, 1)
     for sizes in ([1, 1], [3, -1, 2], [-1, -1], [6]):
         with pytest.raises(errors.InvalidArgumentError, match="don't fit dimension 1"):
-            evaluate(lambda x, s, n=len(sizes): split(x, s, 1, num=n), X, np.array(sizes, np.int32))
+            evaluate(lambda x, s, parts=sizes: split(x, s, 1, num=len(parts)), X, np.array(sizes, np.int32))
     graph = Graph()
     with graph.as_default():
         x = placeholder("float32")
