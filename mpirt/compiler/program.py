@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from mpirt import dtypes
 from mpirt.cluster.task import Task
@@ -160,7 +161,8 @@ class _Linker:
         self.rank_of = rank_of
         self.rank = rank
         self.program = Program(rank)
-        self.slots: dict[tuple[Tensor, str], int] = {}
+        self.slots: dict[Tensor, dict[str, int]] = {}  # by memory space; a variable or resource itself is in HOST
+        self.fed = frozenset(plan.feeds)
         self.running = {node.op for node in plan.nodes if node.fed is None}
         self.received: set[int] = set()
         self.sent: set[int] = set()
@@ -169,7 +171,7 @@ class _Linker:
         self.by_source: dict[Tensor | Operation, list[int]] = {}  # transfers that start at a tensor or operation
         self.of_fetch: dict[int, int] = {}  # transfer that brings each fetch to this rank
         leaving = (*(edge.source for edge in plan.edges), *plan.fetches)
-        self.leaving = {s for s in leaving if isinstance(s, Tensor) and s.dtype.is_ref and s not in plan.feeds}
+        self.leaving = {s for s in leaving if isinstance(s, Tensor) and s.dtype.is_ref and s not in self.fed}
         self.snapshots: dict[Tensor, int] = {}  # slots with the values of variables that leave their task
         self._number_transfers(num_ranks)
 
@@ -211,7 +213,7 @@ class _Linker:
                     self._receive(self.by_edge[edge])
             space = memory_space(node.device)
             if node.fed is not None:
-                program.feeds[node.fed] = self.slots[node.fed, HOST] = self._new_slot()
+                program.feeds[node.fed] = self._keep(node.fed, HOST, self._new_slot())
                 if space != HOST:
                     self._slot(node.fed, space)
                 self._send_all(node.fed)
@@ -237,7 +239,7 @@ class _Linker:
             transfer = self.program.transfers[index]
             slot = NO_SLOT
             if isinstance(transfer.source, Tensor):
-                slot = self.slots[transfer.source, HOST] = self._new_slot()
+                slot = self._keep(transfer.source, HOST, self._new_slot())
             self._emit(Recv(transfer, slot))
 
     def _run(self, op: Operation, device: DeviceName, space: str) -> None:
@@ -258,8 +260,8 @@ class _Linker:
             for tensor in op.outputs[position : position + size]:
                 slot = self._new_slot()
                 outputs.append(slot)
-                if (tensor, HOST) not in self.slots:  # else it is fed
-                    self.slots[tensor, HOST if is_state(tensor) else place] = slot
+                if tensor not in self.fed:
+                    self._keep(tensor, HOST if is_state(tensor) else place, slot)
             position += size
         if op.type == "Const":
             self.program.constants.append((outputs[0], op, device))
@@ -268,28 +270,28 @@ class _Linker:
         for tensor in op.outputs:
             if tensor in self.leaving:
                 self.snapshots[tensor] = self._read(op, tensor, HOST)
-            if tensor not in self.plan.feeds:
+            if tensor not in self.fed:
                 self._send_all(tensor)
         self._send_all(op)
 
     def _input(self, op: Operation, tensor: Tensor, is_ref: bool, space: str) -> int:
         if not tensor.dtype.is_ref:
-            return self.slots[tensor, HOST] if is_state(tensor) else self._slot(tensor, space)
-        if (tensor, HOST) in self.slots and not self._is_local_variable(tensor):
+            return self._slot(tensor, HOST if is_state(tensor) else space)
+        if not self._is_local_variable(tensor):
             return self._slot(tensor, space)  # fed, or received as a value
         if is_ref:
-            return self.slots[tensor, HOST]
+            return self.slots[tensor][HOST]
         if self.plan.placement[tensor.op].task != self.plan.placement[op].task:
             return self._moved(tensor, self.snapshots[tensor], HOST, space)
         return self._read(op, tensor, space)
 
     def _is_local_variable(self, tensor: Tensor) -> bool:
-        return tensor not in self.plan.feeds and self.rank_of(self.plan.placement[tensor.op].task) == self.rank
+        return tensor not in self.fed and self.rank_of(self.plan.placement[tensor.op].task) == self.rank
 
     def _read(self, op: Operation, tensor: Tensor, space: str) -> int:
         """Slot with the value that a variable has at this point of the order."""
         slot, here = self._new_slot(), memory_space(self.plan.placement[tensor.op])
-        self._emit(Read(op, self.slots[tensor, HOST], slot))
+        self._emit(Read(op, self.slots[tensor][HOST], slot))
         return self._moved(tensor, slot, here, space)
 
     def _moved(self, tensor: Tensor, slot: int, here: str, space: str) -> int:
@@ -303,14 +305,19 @@ class _Linker:
 
     def _slot(self, tensor: Tensor, space: str) -> int:
         """Slot with the tensor's value in a memory space; copies it there the first time."""
-        if (tensor, space) not in self.slots:
-            if space != HOST and (tensor, HOST) not in self.slots:
+        slots = self.slots[tensor]
+        if space not in slots:
+            if HOST not in slots and space != HOST:
                 self._slot(tensor, HOST)  # from one GPU to another through host memory
-            source_space = HOST if (tensor, HOST) in self.slots else next(s for t, s in self.slots if t is tensor)
-            target = self._new_slot()
-            self._emit(Move(tensor, self.slots[tensor, source_space], target, source_space, space))
-            self.slots[tensor, space] = target
-        return self.slots[tensor, space]
+            here = HOST if HOST in slots else next(iter(slots))
+            slots[space] = self._new_slot()
+            self._emit(Move(tensor, slots[here], slots[space], here, space))
+        return slots[space]
+
+    def _keep(self, tensor: Tensor, space: str, slot: int) -> int:
+        """Note that ``slot`` will hold the tensor's value in a memory space."""
+        self.slots.setdefault(tensor, {})[space] = slot
+        return slot
 
     def _send_all(self, source: Tensor | Operation) -> None:
         for index in self.by_source.get(source, ()):
@@ -357,6 +364,7 @@ def _used(i: Instruction) -> tuple[int, ...]:
     return (i.source, i.target)
 
 
+@lru_cache(maxsize=1024)
 def memory_space(device: DeviceName) -> str:
     """Memory space of a device: host memory for a CPU, its own for a GPU."""
     return HOST if device.type == "CPU" else str(device)
