@@ -1,17 +1,20 @@
 """The proof that a plan can't deadlock, made on the finished plan.
 
-A plan is safe if its order is topological, every dependency between tasks has exactly one edge, and each edge starts at
-its producer and is awaited only later: then the task that is furthest behind in the global order can always go on,
-since sends never block. ``verify`` checks these three on the plan, and then runs the programs of all tasks in the mind,
+A plan is safe if its order is topological, every dependency between tasks has exactly one edge, and each edge starts
+once, at its producer, and is awaited later by its destination: then the task that is furthest behind in the global order
+can always go on, since sends never block. ``verify`` checks these three, then runs the programs of all tasks in the mind,
 each blocked on every receive, until all have ended. A failure is an error of mpirt, not of its user.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Set
+
 from mpirt import errors
 from mpirt.cluster.task import Task
 from mpirt.compiler.partition import Node, Plan
-from mpirt.graph.graph import Operation
+from mpirt.graph.graph import Operation, Tensor
 
 
 def verify(plan: Plan) -> None:
@@ -40,22 +43,47 @@ def _check_order(plan: Plan) -> None:
 
 
 def _check_edges(plan: Plan) -> None:
-    seen: set[tuple[str, Task]] = set()
+    seen: set[tuple[Tensor | Operation, Task]] = set()
     for edge in plan.edges:
-        if (edge.name, edge.dst) in seen:
+        if (edge.source, edge.dst) in seen:
             raise _refuse(f"{edge} is sent twice")
-        seen.add((edge.name, edge.dst))
+        seen.add((edge.source, edge.dst))
         if edge.src == edge.dst:
             raise _refuse(f"{edge} doesn't leave its task")
+    fed = set(plan.feeds)
+    starts: Counter[int] = Counter()
+    awaited: set[int] = set()
     for node in plan.nodes:
-        have = {plan.edges[i].source for i in node.waits}
-        producers = {plan.edges[i].producer for i in node.waits}
-        for tensor in () if node.fed is not None else node.op.inputs:
-            if plan.placement[tensor.op].task != node.device.task and tensor not in have:
-                raise _refuse(f"nothing brings {tensor.name!r} to {node.op.name!r} on {node.device.task}")
-        for control in () if node.fed is not None else node.op.control_inputs:
-            if plan.placement[control].task != node.device.task and control not in producers:
-                raise _refuse(f"nothing tells {node.op.name!r} on {node.device.task} that {control.name!r} has run")
+        for index in node.sends:
+            edge = plan.edges[index]
+            given = edge.source is node.fed if node.fed is not None else edge.producer is node.op and edge.source not in fed
+            if not given or edge.src != node.device.task:
+                raise _refuse(f"{edge} can't start at {node.op.name!r} on {node.device.task}")
+        starts.update(node.sends)
+        awaited.update(node.waits)
+        _check_waits(node, plan, fed)
+    for edge in plan.edges:
+        if starts[edge.index] != 1:
+            raise _refuse(f"{edge} is started {starts[edge.index]} times")
+        if edge.index not in awaited:
+            raise _refuse(f"nobody waits for {edge}")
+
+
+def _check_waits(node: Node, plan: Plan, fed: Set[Tensor]) -> None:
+    """An operation waits for all that it needs from other tasks."""
+    here = node.device.task
+    have = [plan.edges[i] for i in node.waits]
+    for edge in have:
+        if edge.dst != here:
+            raise _refuse(f"{node.op.name!r} on {here} can't wait for {edge}")
+    if node.fed is not None:
+        return
+    for tensor in node.op.inputs:
+        if plan.placement[tensor.op].task != here and all(e.source is not tensor for e in have):
+            raise _refuse(f"nothing brings {tensor.name!r} to {node.op.name!r} on {here}")
+    for control in node.op.control_inputs:
+        if plan.placement[control].task != here and all(e.producer is not control or e.source in fed for e in have):
+            raise _refuse(f"nothing tells {node.op.name!r} on {here} that {control.name!r} has run")
 
 
 def _check_progress(plan: Plan) -> None:
