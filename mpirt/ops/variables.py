@@ -36,6 +36,10 @@ __all__ = [
 ]  # fmt: skip
 
 
+# Marks the operation of a variable in LOCAL_VARIABLES, one process's own: a device setter keeps it off the parameter servers.
+LOCAL_VARIABLE_ATTR = "_local_variable"
+
+
 class VariableSynchronization(enum.Enum):
     """When a replicated variable is synchronised; kept with the variable, and without effect here."""
 
@@ -127,7 +131,9 @@ class Variable:
                 static = as_shape(shape) if shape is not None else self._initial_value.static_shape if validate_shape else None
                 if validate_shape and not is_static(self._initial_value.static_shape):
                     raise ValueError(f"initial_value must have a shape specified: {self._initial_value!r}")
-                self._variable = state_ops.variable_op(static, self._initial_value.dtype.base_dtype, scope)
+                local = {LOCAL_VARIABLE_ATTR: True} if GraphKeys.LOCAL_VARIABLES in collections else {}
+                with graph.attr_scope(local):
+                    self._variable = state_ops.variable_op(static, self._initial_value.dtype.base_dtype, scope)
             # What is assigned: the initial value, or the same computed without reading variables that may have no value yet.
             self._start = self._initial_value if made else _without_uninitialized(self._initial_value, self.op.name)
             self._initializer = state_ops.assign(self._variable, self._start, validate_shape).op
