@@ -76,9 +76,9 @@ def test_the_function_can_be_any_callable() -> None:
             return x * np.float32(2)
 
     x = tf.constant(3.0)
-    for function, expected in ((Adder(), 4), (Adder().twice, 6), (functools.partial(np.power, x2=2), None), (np.square, 9)):
-        if expected is not None:
-            assert run(py_func(function, [x], tf.float32)) == expected  # type: ignore[arg-type]
+    half = functools.partial(np.multiply, np.float32(0.5))
+    for function, expected in ((Adder(), 4), (Adder().twice, 6), (half, 1.5), (np.square, 9)):
+        assert run(py_func(function, [x], tf.float32)) == expected
     with pytest.raises(ValueError, match="Expected func to be callable"):
         py_func(3, [x], tf.float32)  # type: ignore[arg-type]
 
@@ -156,21 +156,15 @@ def test_functions_go_with_their_graph() -> None:
     class Data:
         pass
 
-    gc.collect()
-    alive = []
-
     def build() -> None:
         data = Data()
         with Graph().as_default():
             py_func(lambda: data, [], [])
 
-    import weakref
-
     for _ in range(3):
         build()
     gc.collect()
-    alive = [o for o in gc.get_objects() if type(o) is Data]
-    assert alive == [] and weakref.ref is not None
+    assert [o for o in gc.get_objects() if type(o) is Data] == []
 
 
 # ------------------------------------------------------------------------------------------------------------- errors

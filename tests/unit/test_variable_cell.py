@@ -172,17 +172,16 @@ def test_strings_are_kept_as_bytes() -> None:
 
 def test_reading_before_initialisation_names_the_variable_and_the_mend() -> None:
     for use in (cell().read, cell().writable):
-        with pytest.raises(
-            errors.FailedPreconditionError, match="^Attempting to use uninitialized value v\n  Mend: run its init"
-        ):
+        with pytest.raises(errors.FailedPreconditionError, match="^Attempting to use uninitialized value v\n  Mend: run its init"):
             use()
 
 
 def test_clear_makes_it_uninitialised_again() -> None:
     v = cell(np.zeros(SHAPE))
-    assert v.initialized
+    states = [v.initialized]
     v.clear()
-    assert not v.initialized and v.current_shape == SHAPE
+    states.append(v.initialized)
+    assert states == [True, False] and v.current_shape == SHAPE
 
 
 def test_readers_in_other_threads_never_see_half_an_update() -> None:
