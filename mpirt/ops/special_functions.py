@@ -98,9 +98,7 @@ def _quantile(xp: ModuleType, centred: Any, tail: Any) -> Any:
     central = inner * _horner(_NDTRI_A, r) / _horner(_NDTRI_B, r)
     depth = xp.sqrt(-xp.log(tail))
     near, far = xp.clip(depth, 0.0, 5.0) - 1.6, xp.clip(depth, 5.0, 40.0) - 5.0
-    outer = xp.where(
-        depth <= 5.0, _horner(_NDTRI_C, near) / _horner(_NDTRI_D, near), _horner(_NDTRI_E, far) / _horner(_NDTRI_F, far)
-    )
+    outer = xp.where(depth <= 5.0, _horner(_NDTRI_C, near) / _horner(_NDTRI_D, near), _horner(_NDTRI_E, far) / _horner(_NDTRI_F, far))
     outer = xp.where(tail > 0, outer, xp.where(tail == 0, math.inf, math.nan))
     return xp.where(abs(centred) <= 0.425, central, xp.sign(centred) * outer)
 
@@ -149,9 +147,17 @@ def digamma(xp: ModuleType, x: Any) -> Any:
 
 
 def zeta(xp: ModuleType, s: Any, q: Any) -> Any:
-    """Hurwitz zeta function for s > 1, q > 0 of float64 arrays (Euler-Maclaurin, Abramowitz & Stegun 23.1.30)."""
-    total = sum((q + i) ** -s for i in range(_SHIFT))
-    a = q + _SHIFT
+    """Hurwitz zeta function of float64 arrays (Euler-Maclaurin, Abramowitz & Stegun 23.1.30).
+
+    For s > 1 and q > 0; also for q in (-1000, 0) where s is a whole number, infinite at the poles q = 0, -1, ...
+    """
+    whole = s == xp.rint(s)
+    below = xp.where((q <= 0) & (q > -1000) & whole, xp.floor(-q) + 1.0, 0.0)  # terms up to the first positive one
+    start, negative_terms = q + below, 0.0
+    for i in range(int(below.max()) if below.size else 0):
+        negative_terms = negative_terms + xp.where(i < below, xp.where(i < below, q + i, 1.0) ** -s, 0.0)
+    total = sum((start + i) ** -s for i in range(_SHIFT))
+    a = start + _SHIFT
     power = a**-s
     total = total + power * a / (s - 1.0) + 0.5 * power
     factor, factorial = s, 2.0
@@ -161,11 +167,12 @@ def zeta(xp: ModuleType, s: Any, q: Any) -> Any:
         factor = factor * (s + 2 * k + 1) * (s + 2 * k + 2)
         factorial *= (2 * k + 3) * (2 * k + 4)
         power = power / a
-    return xp.where(s > 1, xp.where(q > 0, total, math.nan), xp.where(s == 1, math.inf, math.nan))
+    total = xp.where((q <= 0) & (q == xp.floor(q)), math.inf, total + negative_terms)
+    return xp.where((s > 1) & (start > 0), total, xp.where(s == 1, math.inf, math.nan))
 
 
 def polygamma(xp: ModuleType, n: Any, x: Any) -> Any:
-    """The ``n``-th derivative of digamma for x > 0 of float64 arrays."""
+    """The ``n``-th derivative of digamma of float64 arrays, for x > -1000."""
     order = xp.maximum(n, 1.0)
     sign = xp.where(xp.remainder(n, 2.0) == 0, -1.0, 1.0)
     value = sign * xp.exp(lgamma(xp, order + 1.0)) * zeta(xp, order + 1.0, x)

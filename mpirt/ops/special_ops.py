@@ -62,7 +62,7 @@ def digamma(x: Any, name: str | None = None) -> Tensor:
 
 
 def polygamma(a: Any, x: Any, name: str | None = None) -> Tensor:
-    """The ``a``-th derivative of digamma, for ``x`` > 0 and a whole number ``a``."""
+    """The ``a``-th derivative of digamma, for a whole number ``a`` and ``x`` > -1000."""
     result: Tensor = apply_op("Polygamma", a, x, name=name)
     return result
 
