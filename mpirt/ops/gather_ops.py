@@ -150,9 +150,7 @@ def _gather_v2(ctx: KernelContext, params: Any, indices: Any, axis: Any, *, batc
     xp, n, count = ctx.xp, params.shape[at], prod(params.shape[:batch])
     rows = xp.moveaxis(params, at, batch).reshape(count * n, *params.shape[batch:at], *params.shape[at + 1 :])
     picked = (
-        rows[indices.reshape(count, -1) + n * xp.arange(count)[:, None]]
-        if indices.size
-        else rows[:0].reshape(count, 0, *rows.shape[1:])
+        rows[indices.reshape(count, -1) + n * xp.arange(count)[:, None]] if indices.size else rows[:0].reshape(count, 0, *rows.shape[1:])
     )
     out = xp.moveaxis(picked, 1, 1 + at - batch)
     return out.reshape(*params.shape[:at], *indices.shape[batch:], *params.shape[at + 1 :])
@@ -353,7 +351,7 @@ def _gather_nd_grad(op: Operation, dy: Any) -> list[Any]:
 # -------------------------------------------------------------------------------------------------------- scatter_nd
 
 
-def scatter_nd(indices: Any, updates: Any, shape: Any, bad_indices_policy: str = "", name: str | None = None) -> Tensor:
+def scatter_nd(indices: Any, updates: Any, shape: Any, name: str | None = None, bad_indices_policy: str = "") -> Tensor:
     """A tensor of zeros of the given ``shape`` with ``updates`` added at the coordinates in the last dimension of ``indices``.
 
     Raises
@@ -515,9 +513,7 @@ def boolean_mask(tensor: Any, mask: Any, name: str = "boolean_mask", axis: int |
         if known is not None:
             at = normalize_axis(at, len(known))
             if len(form) > len(known) - at or not compatible(known[at : at + len(form)], form):
-                raise ValueError(
-                    f"the mask of shape {text(form)} doesn't fit dimensions {at}... of a tensor of shape {text(known)}."
-                )
+                raise ValueError(f"the mask of shape {text(form)} doesn't fit dimensions {at}... of a tensor of shape {text(known)}.")
         elif at < 0:
             raise ValueError("boolean_mask with a negative axis needs a tensor of a known number of dimensions.")
         if len(form) > 1:

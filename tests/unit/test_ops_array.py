@@ -235,9 +235,7 @@ def test_squeeze_without_axes_drops_all_dimensions_of_size_1() -> None:
 
 def test_gradients_of_changes_of_shape() -> None:
     x = X[:1, :, :2]
-    check_gradient(
-        lambda t: [reshape(t, [3, -1]), expand_dims(t, 1), squeeze(t, [0]), transpose(t), transpose(t, [1, 2, 0])], x
-    )
+    check_gradient(lambda t: [reshape(t, [3, -1]), expand_dims(t, 1), squeeze(t, [0]), transpose(t), transpose(t, [1, 2, 0])], x)
 
 
 def test_gradient_of_transpose_by_a_permutation_known_only_in_the_step() -> None:
@@ -303,13 +301,16 @@ def test_broadcasting_of_shapes_agrees_with_numpy(shapes: Any) -> None:
 
 @given(hnp.mutually_broadcastable_shapes(num_shapes=2, max_dims=3, max_side=3))
 def test_broadcast_gradient_args_are_the_axes_whose_sum_restores_each_operand(shapes: Any) -> None:
-    r0, r1 = evaluate(
-        lambda a, b: apply_op("BroadcastGradientArgs", a, b), *(np.array(s, np.int32) for s in shapes.input_shapes)
-    )
+    r0, r1 = evaluate(lambda a, b: apply_op("BroadcastGradientArgs", a, b), *(np.array(s, np.int32) for s in shapes.input_shapes))
     whole = np.ones(shapes.result_shape)
     for axes, wanted in zip((r0, r1), shapes.input_shapes, strict=True):
         assert whole.sum(axis=tuple(axes)).size == np.prod(wanted, dtype=int)
         assert list(axes) == sorted(axes)
+
+
+def test_equal_shapes_have_nothing_to_sum() -> None:
+    same = np.array([1, 3, 1], np.int32)
+    assert [r.size for r in evaluate(lambda a, b: apply_op("BroadcastGradientArgs", a, b), same, same)] == [0, 0]
 
 
 def test_broadcast_to_repeats_and_its_gradient_adds_up() -> None:

@@ -92,9 +92,7 @@ def test_gradients_of_gathers() -> None:
     check_gradient(lambda x, i: apply_op("Gather", x, i), X[0], i)
     check_gradient(lambda x, i: [gather(x, i, axis=1), gather(x, i, axis=-2)], X[:, :, :2], i)
     check_gradient(lambda x, i, axis: gather(x, i, axis=axis), X[:, :, :2], i, np.int32(1))
-    check_gradient(
-        lambda x, i: [gather(x, i, batch_dims=1), gather(x, i, axis=2, batch_dims=1)], X[:, :, :3], i.astype(np.int64)
-    )
+    check_gradient(lambda x, i: [gather(x, i, batch_dims=1), gather(x, i, axis=2, batch_dims=1)], X[:, :, :3], i.astype(np.int64))
 
 
 def test_static_shape_of_gather() -> None:
@@ -133,7 +131,7 @@ def test_coordinates_outside_are_refused_or_ignored_as_asked() -> None:
     assert np.array_equal(got, np.stack([X[0, 1], np.zeros(4)]))
     with pytest.raises(errors.InvalidArgumentError, match=r"indices\[0\] = \[5\]"):
         evaluate(lambda u: scatter_nd([[5]], u, [3]), np.ones(1, np.float32))
-    assert evaluate(lambda u: scatter_nd([[5], [1]], u, [3], "IGNORE"), np.ones(2, np.float32)).tolist() == [0, 1, 0]
+    assert evaluate(lambda u: scatter_nd([[5], [1]], u, [3], bad_indices_policy="IGNORE"), np.ones(2, np.float32)).tolist() == [0, 1, 0]
 
 
 @given(hnp.arrays(np.int32, (4, 1), elements=st.integers(0, 2)))

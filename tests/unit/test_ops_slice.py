@@ -67,6 +67,7 @@ def test_scalar_tensors_count_as_numbers_in_an_index() -> None:
 
 def test_numbers_that_need_64_bits_are_taken() -> None:
     assert np.array_equal(evaluate(lambda x: x[: 2**40], X), X)
+    assert np.array_equal(evaluate(lambda x, j: x[:j], X, np.int64(2**40)), X)
 
 
 def test_a_boolean_mask_takes_the_elements_where_it_is_true() -> None:
@@ -90,6 +91,11 @@ def test_a_number_outside_is_refused_while_building_or_in_the_step() -> None:
         constant(X)[3]
     with pytest.raises(errors.InvalidArgumentError, match=r"slice index -4 of dimension 0 out of bounds .*shape \(3, 4, 5\)"):
         evaluate(lambda x, i: x[i], X, np.int32(-4))
+    with pytest.raises(errors.InvalidArgumentError, match="slice index 3 of dimension 0 out of bounds"):
+        evaluate(lambda x, i: x[i], X, np.int32(3))
+    with pytest.raises(errors.InvalidArgumentError, match="slice index 5 of dimension 2 out of bounds"):
+        evaluate(lambda x, i: x[0, ..., i], X, np.int32(5))
+    assert np.array_equal(evaluate(lambda x, i: x[..., i], X, np.int32(4)), X[..., 4])
     with pytest.raises(errors.InvalidArgumentError, match="strides must be non-zero"):
         evaluate(lambda x, i: x[::i], X, np.int32(0))
     with Graph().as_default(), pytest.raises(ValueError, match="strides.0. must be non-zero"):
