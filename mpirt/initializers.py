@@ -3,12 +3,41 @@
 from __future__ import annotations
 
 from mpirt.ops.init_ops import (
-    constant_initializer as constant, glorot_normal_initializer as glorot_normal,
-    glorot_uniform_initializer as glorot_uniform, he_normal, he_uniform, identity_initializer as identity, lecun_normal,
-    lecun_uniform, ones_initializer as ones, random_normal_initializer as random_normal,
-    random_uniform_initializer as random_uniform, truncated_normal_initializer as truncated_normal,
-    variance_scaling_initializer as variance_scaling, zeros_initializer as zeros,
+    constant_initializer as constant,
 )  # fmt: skip
+from mpirt.ops.init_ops import (
+    glorot_normal_initializer as glorot_normal,
+)
+from mpirt.ops.init_ops import (
+    glorot_uniform_initializer as glorot_uniform,
+)
+from mpirt.ops.init_ops import (
+    he_normal,
+    he_uniform,
+    lecun_normal,
+    lecun_uniform,
+)
+from mpirt.ops.init_ops import (
+    identity_initializer as identity,
+)
+from mpirt.ops.init_ops import (
+    ones_initializer as ones,
+)
+from mpirt.ops.init_ops import (
+    random_normal_initializer as random_normal,
+)
+from mpirt.ops.init_ops import (
+    random_uniform_initializer as random_uniform,
+)
+from mpirt.ops.init_ops import (
+    truncated_normal_initializer as truncated_normal,
+)
+from mpirt.ops.init_ops import (
+    variance_scaling_initializer as variance_scaling,
+)
+from mpirt.ops.init_ops import (
+    zeros_initializer as zeros,
+)
 
 __all__ = [
     "constant", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform", "identity", "lecun_normal", "lecun_uniform",

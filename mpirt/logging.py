@@ -6,7 +6,10 @@ import logging as _logging
 from logging import DEBUG, ERROR, FATAL, INFO, WARN
 from typing import Any
 
-__all__ = ["DEBUG", "ERROR", "FATAL", "INFO", "WARN", "debug", "error", "fatal", "get_verbosity", "info", "log", "set_verbosity", "warn", "warning"]
+__all__ = [
+    "DEBUG", "ERROR", "FATAL", "INFO", "WARN",
+    "debug", "error", "fatal", "get_verbosity", "info", "log", "set_verbosity", "warn", "warning",
+]  # fmt: skip
 
 _logger = _logging.getLogger("mpirt")
 

@@ -5,12 +5,27 @@ from __future__ import annotations
 from mpirt.ops.activation_ops import crelu, elu, leaky_relu, relu, relu6, selu, softplus, softsign, swish
 from mpirt.ops.embedding_ops import embedding_lookup
 from mpirt.ops.moments_ops import (
-    batch_normalization, l2_normalize, moments, normalize_moments, sufficient_statistics, weighted_moments, zero_fraction,
+    batch_normalization,
+    l2_normalize,
+    moments,
+    normalize_moments,
+    sufficient_statistics,
+    weighted_moments,
+    zero_fraction,
 )  # fmt: skip
 from mpirt.ops.nn_ops import (
-    bias_add, dropout, l2_loss, log_softmax, relu_layer, sigmoid_cross_entropy_with_logits, softmax,
-    softmax_cross_entropy_with_logits, softmax_cross_entropy_with_logits_v2, sparse_softmax_cross_entropy_with_logits,
-    weighted_cross_entropy_with_logits, xw_plus_b,
+    bias_add,
+    dropout,
+    l2_loss,
+    log_softmax,
+    relu_layer,
+    sigmoid_cross_entropy_with_logits,
+    softmax,
+    softmax_cross_entropy_with_logits,
+    softmax_cross_entropy_with_logits_v2,
+    sparse_softmax_cross_entropy_with_logits,
+    weighted_cross_entropy_with_logits,
+    xw_plus_b,
 )  # fmt: skip
 from mpirt.ops.topk_ops import in_top_k, top_k
 from mpirt.ops.unary_ops import sigmoid, tanh

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from mpirt.ops.random_ops import (
-    categorical, multinomial, random_normal as normal, random_shuffle as shuffle, random_uniform as uniform,
+    categorical,
+    multinomial,
     truncated_normal,
 )  # fmt: skip
+from mpirt.ops.random_ops import (
+    random_normal as normal,
+)
+from mpirt.ops.random_ops import (
+    random_shuffle as shuffle,
+)
+from mpirt.ops.random_ops import (
+    random_uniform as uniform,
+)
 from mpirt.ops.random_seed import set_random_seed
 
 __all__ = [

@@ -14,9 +14,10 @@ import time
 from collections import Counter
 
 import data
-import mpirt as tf
 import numpy as np
 from tqdm import tqdm
+
+import mpirt as tf
 
 LAYERS = (64, 256, 128, 10)
 

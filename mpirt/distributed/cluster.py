@@ -231,7 +231,7 @@ class Cluster:
                 self.collective.leave()
             except Abandoned as abandoned:
                 print(f"[r{self.rank}] {type(abandoned.error).__name__}: {abandoned.error}", file=sys.stderr, flush=True)
-                self.transport.abort(1)
+                self.plane.abort(1)
         self.transport.finalize()
 
 
@@ -263,7 +263,7 @@ def cluster(cluster: ClusterSpec | RankTable | dict[str, Any] | None = None) -> 
             _current = Cluster(_open_transport(), asked)
             _limit_blas_threads(_current)
             set_device_check(_current.check_request)
-            install_abort_hook(_current.transport, _current.describe_tasks)
+            install_abort_hook(_current.transport, _current.describe_tasks, _current.plane.abort)
             atexit.register(_current.leave)
         elif asked is not None:
             have = _current.table if isinstance(asked, RankTable) else _current.spec
@@ -301,7 +301,9 @@ def _make_table(spec: ClusterSpec | RankTable | None, size: int) -> RankTable:
 def _configure_logging() -> None:
     level = config.get("MPIRT_LOG").upper()
     if level not in logging.getLevelNamesMapping():
-        raise errors.InvalidArgumentError(f"environment variable MPIRT_LOG={level!r} is no log level.", hint="use DEBUG, INFO, WARNING or ERROR.")
+        raise errors.InvalidArgumentError(
+            f"environment variable MPIRT_LOG={level!r} is no log level.", hint="use DEBUG, INFO, WARNING or ERROR."
+        )
     _log.setLevel(level)
 
 

@@ -155,7 +155,8 @@ class Collective:
         """Rank 0: gather all proposals of the call and answer them."""
         proposals = self._gather(Kind.PROPOSAL, call, "propose the same call")
         mine = proposals[0]
-        different = [r for r in range(1, self.size) if list(proposals[r].fetches) != list(mine.fetches) or proposals[r].session != mine.session]
+        asked = [(p.session, list(p.fetches)) for _, p in sorted(proposals.items())]
+        different = [r for r in range(1, self.size) if asked[r] != asked[0]]
         if different:
             other = proposals[different[0]]
             theirs = Call(call.number, other.session, tuple(other.fetches), other.where)
@@ -187,11 +188,14 @@ class Collective:
         """The error that names the first operation that differs, with the user's line on both sides."""
         mine, rank = lists[0].operations, different[0]
         theirs = lists[rank].operations
-        position = next((i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a.digest != b.digest), min(len(mine), len(theirs)))
+        pairs = enumerate(zip(mine, theirs, strict=False))
+        position = next((i for i, (a, b) in pairs if a.digest != b.digest), min(len(mine), len(theirs)))
         groups: dict[tuple[bytes, ...], list[int]] = {}
         for r, operations in sorted(lists.items()):
             groups.setdefault(tuple(o.digest for o in operations.operations), []).append(r)
-        alike = "; ".join(f"ranks {', '.join(map(str, ranks))} agree" if len(ranks) > 1 else f"rank {ranks[0]} stands alone" for ranks in groups.values())
+        alike = "; ".join(
+            f"ranks {', '.join(map(str, ranks))} agree" if len(ranks) > 1 else f"rank {ranks[0]} stands alone" for ranks in groups.values()
+        )
         return errors.InvalidArgumentError(
             f"ranks built different graphs; the first operation that differs is number {position} of what the fetches need:"
             f"\n  rank 0: {_operation_text(mine, position)}"
@@ -310,7 +314,7 @@ class Collective:
 
     def _describe_missing_goodbyes(self) -> str:
         missing = [r for r in range(self.size) if r not in self._goodbyes]
-        return f"{', '.join(map(self.plane.describe_rank, missing[:4]))} to come to the end of the script ({len(missing)} of {self.size} ranks missing)"
+        return f"{self._names(missing)} to come to the end of the script"
 
     # ---- rank 0 compares
 
@@ -352,8 +356,12 @@ class Collective:
         return errors.AbortedError(
             f"ranks feed different tensors in call {mine.number}, {mine}: {self.plane.describe_rank(rank)} changed which keys"
             " it passes, so that its step is not the one that the other ranks run.",
-            hint="pass the same feed keys on every rank when they change from step to step (values count only where the placeholder lives).",
+            hint="pass the same feed keys on every rank when they change from step to step; values count only where the placeholder lives.",
         )
+
+    def _names(self, ranks: Sequence[int]) -> str:
+        """Ranks that are waited for: the first few, and how many there are."""
+        return f"{', '.join(map(self.plane.describe_rank, ranks[:4]))} ({len(ranks)} of {self.size} ranks missing)"
 
     # ---- messages of a call
 
@@ -367,7 +375,7 @@ class Collective:
 
         def missing() -> str:
             ranks = [r for r in range(self.size) if r not in found]
-            return f"{', '.join(map(self.plane.describe_rank, ranks[:4]))} to {what} ({len(ranks)} of {self.size} ranks missing), call {call.number}, {call}"
+            return f"{self._names(ranks)} to {what}, call {call.number}, {call}"
 
         self.plane.wait(complete, missing)
         return found

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any
+from typing import Any, NoReturn
 
 from mpirt import config, errors
 from mpirt.distributed.control_pb2 import (
@@ -31,6 +31,7 @@ from mpirt.runtime.rendezvous import Abandoned
 from mpirt.transport.base import Transport, wait_until
 
 _STATUS_AFTER_S = 1.0  # a rank that has waited this long tells rank 0 where it stands, then each time the wait doubles
+_ENDING_S = 5.0  # a launcher takes less to end the ranks of an aborted job
 
 
 class Kind(IntEnum):
@@ -49,6 +50,7 @@ class Kind(IntEnum):
     BROKEN = 11
     TABLE = 12
     SETTLING = 13
+    ENDING = 14
 
 
 _MESSAGE: dict[Kind, Any] = {
@@ -63,6 +65,7 @@ _MESSAGE: dict[Kind, Any] = {
     Kind.STATUS: Status,
     Kind.GOODBYE: Goodbye,
     Kind.LEAVE: Goodbye,
+    Kind.ENDING: Goodbye,
     Kind.BROKEN: ErrorRecord,
     Kind.TABLE: Table,
 }
@@ -85,6 +88,7 @@ class ControlPlane:
         self.status: Callable[[str], Status | None] = lambda waiting_for: None
         self.on_poll: Callable[[], None] = lambda: None
         self._others = [r for r in range(transport.size) if r != transport.rank]
+        self._ending_until = 0.0  # a rank ends the job and has said why: its death is no news
 
     def send(self, dest: int, kind: Kind, message: Any) -> None:
         """Send a message; to oneself it is put into the mail at once."""
@@ -105,6 +109,8 @@ class ControlPlane:
             content = _MESSAGE[kind].FromString(message.payload)
             if kind is Kind.BROKEN:
                 self.broken = self.broken or to_error(content, None)
+            elif kind is Kind.ENDING:
+                self._ending_until = time.perf_counter() + _ENDING_S
             else:
                 self.mail[kind].append((message.source, content))
 
@@ -122,6 +128,13 @@ class ControlPlane:
             self.broken = error
             self.send_all(Kind.BROKEN, to_record(error))
 
+    def abort(self, code: int) -> NoReturn:
+        """End the job with exit status ``code``. This rank has said why; the others, told of it, don't report its death."""
+        try:
+            self.send_all(Kind.ENDING, Goodbye())
+        finally:
+            self.transport.abort(code)
+
     def check(self) -> None:
         """Look at mail and peers.
 
@@ -136,10 +149,10 @@ class ControlPlane:
             dead = self.transport.check_peers(self._others)
             if dead is not None:
                 self.poll()  # its last words may be there already
-                if self.broken is None:
+                if self.broken is None and time.perf_counter() > self._ending_until:
                     self.broken = errors.UnavailableError(
                         f"{self.describe_rank(dead)} is gone: its process has ended.",
-                        hint="look for its last output (killed, out of memory, crash); start the job again, from a checkpoint if you have one.",
+                        hint="look for its last output (killed, out of memory, crash) and start the job again, from a checkpoint if you have one.",
                     )
         if self.broken is not None:
             raise Abandoned(self.broken)

@@ -108,7 +108,8 @@ def _function_result(function: DeviceFunction, op: Operation) -> str:
     if isinstance(result, DeviceSpec):
         return result.to_string()
     if not isinstance(result, str):
-        raise TypeError(f"device function {getattr(function, '__name__', function)!r} returned {result!r} for {op.name!r}; it must return a string.")
+        name = getattr(function, "__name__", function)
+        raise TypeError(f"device function {name!r} returned {result!r} for {op.name!r}; it must return a string.")
     return device_spec.parse(result).to_string()
 
 

@@ -308,7 +308,8 @@ def _import_node(graph: Graph, node: Any, made: Mapping[str, Operation], mapped:
         else:
             producer, _, index = text.partition(":")
             if index and not index.isdigit() or int(index or 0) >= len(made[producer].outputs):
-                raise errors.InvalidArgumentError(f"{where} has input {text!r}, but {producer!r} has {len(made[producer].outputs)} output(s).")
+                count = len(made[producer].outputs)
+                raise errors.InvalidArgumentError(f"{where} has input {text!r}, but {producer!r} has {count} output(s).")
             inputs.append(made[producer].outputs[int(index or 0)])
     attrs = _import_attrs(definition, node, where, prefix)
     colocated = attrs.pop("_class", None)

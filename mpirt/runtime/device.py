@@ -174,7 +174,7 @@ def open_device(name: str) -> Device:
                 return CudaGpu(index, index)
         raise errors.InvalidArgumentError(
             f"this rank has no device {name}: {emulated} emulated and {real} real GPU(s) can be used here.",
-            hint="install mpirt with the extra cuda12x or cuda13x on a machine with GPUs, set MPIRT_EMULATED_GPUS, or change the rank table.",
+            hint="install the extra cuda12x or cuda13x on a machine with GPUs, set MPIRT_EMULATED_GPUS, or change the rank table.",
         )
     raise errors.InvalidArgumentError(f"device type {kind!r} is not supported; mpirt has CPU and GPU.")
 
