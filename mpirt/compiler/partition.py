@@ -1,6 +1,8 @@
 """The plan of a step: which task runs what in which order, and which tensors cross between tasks.
 
-Guarantee: one edge for each (tensor, destination task), however many consumers. Plans speak of tasks, never of ranks.
+Guarantees: one edge for each (tensor, destination task), however many consumers. A variable's own tensor has one edge for
+each of its values that a task needs: it starts behind the last operation before the consumer that may have changed the
+variable, so that the consumer sees what it would see if all tasks were one. Plans speak of tasks, never of ranks.
 Neighbours: ``schedule`` gives the order, ``verify`` proves the plan, ``program`` binds it to ranks.
 """
 
@@ -10,7 +12,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from mpirt.cluster.task import Task
-from mpirt.compiler.placer import DeviceName, Placement
+from mpirt.compiler.placer import DeviceName, Placement, ref_inputs
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.graph.shapes import num_elements
 
@@ -21,6 +23,7 @@ class Edge:
 
     index: int
     source: Tensor | Operation
+    after: Operation  # where it starts: behind the producer, or behind a later change of the variable
     src: Task
     dst: Task
 
@@ -77,12 +80,12 @@ def partition(
 ) -> Plan:
     """Split the operations ``order`` (a topological order) among their tasks, with edges where tensors cross."""
     fed = set(feeds)
-    edges: list[Edge] = []
-    edge_of: dict[tuple[Tensor | Operation, Task], int] = {}
-    waits = [_waits(op, placement, fed, edges, edge_of) for op in order]
+    crossing = _Crossing(placement, fed)
+    waits = [crossing.waits(op) for op in order]
+    edges = crossing.edges
     sends: dict[Operation, list[int]] = {}
     for edge in edges:
-        sends.setdefault(edge.producer, []).append(edge.index)
+        sends.setdefault(edge.after, []).append(edge.index)
     nodes = []
     for tensor in feeds:
         outgoing = tuple(i for i in sends.get(tensor.op, ()) if edges[i].source is tensor)
@@ -93,36 +96,52 @@ def partition(
     return Plan(tuple(nodes), tuple(edges), tuple(fetches), tuple(feeds), placement)
 
 
-def _waits(
-    op: Operation, placement: Placement, fed: Set[Tensor], edges: list[Edge], edge_of: dict[tuple[Tensor | Operation, Task], int]
-) -> tuple[int, ...]:
-    """Edges that ``op`` waits for; adds the new ones."""
-    dst = placement[op].task
-    found: dict[int, None] = {}
-    for tensor in op.inputs:
-        if placement[tensor.op].task != dst:
-            found[_edge(tensor, tensor.op, dst, placement, edges, edge_of)] = None
-    for control in op.control_inputs:
-        if placement[control].task != dst:
-            # A tensor of the same operation that comes to this task anyway tells as much as a message of its own.
-            carrier = next((t for t in control.outputs if (t, dst) in edge_of and t not in fed), control)
-            found[_edge(carrier, control, dst, placement, edges, edge_of)] = None
-    return tuple(found)
+class _Crossing:
+    """The edges of the operations seen so far, in the order in which they run."""
 
+    def __init__(self, placement: Placement, fed: Set[Tensor]) -> None:
+        self.edges: list[Edge] = []
+        self._placement = placement
+        self._fed = fed
+        self._known: dict[tuple[Tensor | Operation, Operation, Task], int] = {}
+        self._variable: dict[Tensor, Tensor] = {}  # the variable behind a tensor that an operation on it gave out
+        self._changed: dict[Tensor, Operation] = {}  # the last operation that may have changed a variable
 
-def _edge(
-    source: Tensor | Operation,
-    producer: Operation,
-    dst: Task,
-    placement: Placement,
-    edges: list[Edge],
-    edge_of: dict[tuple[Tensor | Operation, Task], int],
-) -> int:
-    key = (source, dst)
-    if key not in edge_of:
-        edge_of[key] = len(edges)
-        edges.append(Edge(len(edges), source, placement[producer].task, dst))
-    return edge_of[key]
+    def waits(self, op: Operation) -> tuple[int, ...]:
+        """Edges that ``op``, the next operation, waits for; adds the new ones."""
+        dst = self._placement[op].task
+        found: dict[int, None] = {}
+        for tensor in op.inputs:
+            if self._placement[tensor.op].task != dst:
+                found[self._edge(tensor, self._origin(tensor), dst)] = None
+        for control in op.control_inputs:
+            if self._placement[control].task != dst:
+                # A tensor that starts behind the same operation and comes to this task anyway tells as much as a message of its own.
+                told = any(self.edges[i].after is control and self.edges[i].source not in self._fed for i in found)
+                if not told:
+                    carrier = next((t for t in control.outputs if (t, control, dst) in self._known and t not in self._fed), control)
+                    found[self._edge(carrier, control, dst)] = None
+        if op.definition.takes_refs:
+            self._note_change(op)
+        return tuple(found)
+
+    def _origin(self, tensor: Tensor) -> Operation:
+        """The operation behind which the tensor has the value that the next operation needs."""
+        if tensor.dtype.is_ref and tensor not in self._fed:
+            return self._changed.get(self._variable.get(tensor, tensor), tensor.op)
+        return tensor.op
+
+    def _note_change(self, op: Operation) -> None:
+        variables = [self._variable.get(t, t) for t in ref_inputs(op)]
+        self._changed.update(dict.fromkeys(variables, op))
+        self._variable.update((t, variables[0]) for t in op.outputs if t.dtype.is_ref and variables)
+
+    def _edge(self, source: Tensor | Operation, after: Operation, dst: Task) -> int:
+        key = (source, after, dst)
+        if key not in self._known:
+            self._known[key] = len(self.edges)
+            self.edges.append(Edge(len(self.edges), source, after, self._placement[after].task, dst))
+        return self._known[key]
 
 
 def tensor_nbytes(source: Tensor | Operation) -> int | None:

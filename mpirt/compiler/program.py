@@ -1,15 +1,16 @@
 """Programs: a plan bound to the rank table, as the flat list of instructions that one rank runs.
 
 Guarantees: the programs of all ranks are projections of the plan's one order; both ends of a transfer number it alike;
-one transfer for each (tensor, destination rank); a value is dropped after its last use. Tasks of one rank share values.
-What leaves the task of a variable (to other tasks, or fetched) is its value when the operation that gives it out has run,
-wherever the tasks live: so folding tasks onto fewer ranks changes no result, and all ranks get the same.
+one transfer for each (tensor, destination rank), or for each value of a variable's own tensor that a rank needs; a value is
+dropped after its last use. Tasks of one rank share values. Every reader of a variable sees the value at its own place in
+the plan's order, a fetch the value when the operation that gives the variable out has run, wherever the tasks live: so
+folding tasks onto fewer ranks changes no result, and all ranks get the same.
 Pure data: the executor turns each instruction into a bound call once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -164,43 +165,50 @@ class _Linker:
         self.slots: dict[Tensor, dict[str, int]] = {}  # by memory space; a variable or resource itself is in HOST
         self.fed = frozenset(plan.feeds)
         self.running = {node.op for node in plan.nodes if node.fed is None}
-        self.received: set[int] = set()
+        self.received: dict[int, int] = {}  # slots of the transfers that have come in
         self.sent: set[int] = set()
         self.deliver = deliver
         self.by_edge: dict[int, int] = {}  # transfer of each edge that leaves its rank
-        self.by_source: dict[Tensor | Operation, list[int]] = {}  # transfers that start at a tensor or operation
+        self.behind: dict[Operation, list[int]] = {}  # transfers that start on this rank when an operation has run
         self.of_fetch: dict[int, int] = {}  # transfer that brings each fetch to this rank
-        leaving = (*(edge.source for edge in plan.edges), *plan.fetches)
-        self.leaving = {s for s in leaving if isinstance(s, Tensor) and s.dtype.is_ref and s not in self.fed}
-        self.snapshots: dict[Tensor, int] = {}  # slots with the values of variables that leave their task
+        self.fetched = frozenset(f for f in plan.fetches if isinstance(f, Tensor) and f.dtype.is_ref and f not in self.fed)
+        self.snapshots: dict[tuple[Tensor, Operation], int] = {}  # slots with the values of variables behind an operation
         self._number_transfers(num_ranks)
 
     def _number_transfers(self, num_ranks: int) -> None:
         """All transfers of all ranks, in the order of edges and fetches; the same list on every rank."""
-        found: dict[tuple[Tensor | Operation, int], int] = {}
+        found: dict[tuple[Tensor | Operation, Operation, int], int] = {}
         for edge in self.plan.edges:
             src, dst = self.rank_of(edge.src), self.rank_of(edge.dst)
             if src != dst:
-                self.by_edge[edge.index] = self._transfer(found, edge.source, src, dst, edge.src, str(edge.dst))
+                self.by_edge[edge.index] = self._transfer(found, edge.source, edge.after, src, dst, edge.src, str(edge.dst))
         for position, fetch in enumerate(self.plan.fetches):
             task = self.plan.device_of(fetch).task
             src = self.rank_of(task)
-            source = fetch if self.deliver == "all" else fetch.op if isinstance(fetch, Tensor) else fetch
+            after = fetch.op if isinstance(fetch, Tensor) else fetch
+            source = fetch if self.deliver == "all" else after
             for dst in range(num_ranks):
                 if dst != src:
-                    index = self._transfer(found, source, src, dst, task, FETCH)
+                    index = self._transfer(found, source, after, src, dst, task, FETCH)
                     if dst == self.rank:
                         self.of_fetch[position] = index
 
     def _transfer(
-        self, found: dict[tuple[Tensor | Operation, int], int], source: Tensor | Operation, src: int, dst: int, task: Task, why: str
+        self,
+        found: dict[tuple[Tensor | Operation, Operation, int], int],
+        source: Tensor | Operation,
+        after: Operation,
+        src: int,
+        dst: int,
+        task: Task,
+        why: str,
     ) -> int:
-        key = (source, dst)
+        key = (source, after, dst)
         if key not in found:
             found[key] = index = len(self.program.transfers)
             self.program.transfers.append(Transfer(index, source, src, dst, task, why))
             if src == self.rank:
-                self.by_source.setdefault(source, []).append(index)
+                self.behind.setdefault(after, []).append(index)
         return found[key]
 
     def link(self) -> Program:
@@ -216,9 +224,7 @@ class _Linker:
                 program.feeds[node.fed] = self._keep(node.fed, HOST, self._new_slot())
                 if space != HOST:
                     self._slot(node.fed, space)
-                self._send_all(node.fed)
-                if node.op not in self.running:
-                    self._send_all(node.op)
+                self._send(node.op, (node.fed,) if node.op in self.running else (node.fed, node.op))
             else:
                 self._run(node.op, node.device, space)
         for position, fetch in enumerate(self.plan.fetches):
@@ -235,11 +241,12 @@ class _Linker:
 
     def _receive(self, index: int) -> None:
         if index not in self.received:
-            self.received.add(index)
             transfer = self.program.transfers[index]
             slot = NO_SLOT
             if isinstance(transfer.source, Tensor):
-                slot = self._keep(transfer.source, HOST, self._new_slot())
+                slot = self._new_slot()
+                self.slots[transfer.source] = {HOST: slot}  # of a variable's tensor, the newest value
+            self.received[index] = slot
             self._emit(Recv(transfer, slot))
 
     def _run(self, op: Operation, device: DeviceName, space: str) -> None:
@@ -268,11 +275,10 @@ class _Linker:
         else:
             self._emit(Run(op, device, tuple(inputs), tuple(outputs)))
         for tensor in op.outputs:
-            if tensor in self.leaving:
-                self.snapshots[tensor] = self._read(op, tensor, HOST)
-            if tensor not in self.fed:
-                self._send_all(tensor)
-        self._send_all(op)
+            if tensor in self.fetched:
+                self._value_slot(tensor, op)
+        if op in self.behind:
+            self._send(op, [t for t in map(self._source, self.behind[op]) if t not in self.fed])
 
     def _input(self, op: Operation, tensor: Tensor, is_ref: bool, space: str) -> int:
         if not tensor.dtype.is_ref:
@@ -281,8 +287,6 @@ class _Linker:
             return self._slot(tensor, space)  # fed, or received as a value
         if is_ref:
             return self.slots[tensor][HOST]
-        if self.plan.placement[tensor.op].task != self.plan.placement[op].task:
-            return self._moved(tensor, self.snapshots[tensor], HOST, space)
         return self._read(op, tensor, space)
 
     def _is_local_variable(self, tensor: Tensor) -> bool:
@@ -319,26 +323,32 @@ class _Linker:
         self.slots.setdefault(tensor, {})[space] = slot
         return slot
 
-    def _send_all(self, source: Tensor | Operation) -> None:
-        for index in self.by_source.get(source, ()):
-            if index in self.sent:
-                continue
-            self.sent.add(index)
-            slot = NO_SLOT
-            if isinstance(source, Tensor):
-                slot = self._value_slot(source)
-            self._emit(Send(self.program.transfers[index], slot))
+    def _send(self, after: Operation, sources: Collection[Tensor | Operation]) -> None:
+        """Start the transfers of ``sources`` that wait for ``after``."""
+        for index in self.behind.get(after, ()):
+            source = self._source(index)
+            if index not in self.sent and source in sources:
+                self.sent.add(index)
+                slot = self._value_slot(source, after) if isinstance(source, Tensor) else NO_SLOT
+                self._emit(Send(self.program.transfers[index], slot))
 
-    def _value_slot(self, tensor: Tensor) -> int:
-        """Slot with the tensor's value in host memory."""
-        return self.snapshots[tensor] if tensor in self.snapshots else self._slot(tensor, HOST)
+    def _source(self, index: int) -> Tensor | Operation:
+        return self.program.transfers[index].source
+
+    def _value_slot(self, tensor: Tensor, after: Operation) -> int:
+        """Slot in host memory with the value that the tensor, made on this rank or fed, has behind ``after``."""
+        if not tensor.dtype.is_ref or tensor in self.fed:
+            return self._slot(tensor, HOST)
+        key = (tensor, after)
+        if key not in self.snapshots:
+            self.snapshots[key] = self._read(after, tensor, HOST)
+        return self.snapshots[key]
 
     def _fetch(self, position: int, fetch: Tensor | Operation) -> int:
         if position in self.of_fetch:
             self._receive(self.of_fetch[position])
-            if self.deliver != "all":
-                return NO_SLOT
-        return NO_SLOT if isinstance(fetch, Operation) else self._value_slot(fetch)
+            return self.received[self.of_fetch[position]]
+        return NO_SLOT if isinstance(fetch, Operation) else self._value_slot(fetch, fetch.op)
 
     def _free_after_last_use(self) -> None:
         program = self.program

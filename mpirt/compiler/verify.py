@@ -1,7 +1,7 @@
 """The proof that a plan can't deadlock, made on the finished plan.
 
 A plan is safe if its order is topological, every dependency between tasks has exactly one edge, and each edge starts
-once, at its producer, and is awaited later by its destination: then the task that is furthest behind in the global order
+once, behind its producer, and is awaited later by its destination: then the task that is furthest behind in the global order
 can always go on, since sends never block. ``verify`` checks these three, then runs the programs of all tasks in the mind,
 each blocked on every receive, until all have ended. A failure is an error of mpirt, not of its user.
 """
@@ -43,11 +43,11 @@ def _check_order(plan: Plan) -> None:
 
 
 def _check_edges(plan: Plan) -> None:
-    seen: set[tuple[Tensor | Operation, Task]] = set()
+    seen: set[tuple[Tensor | Operation, Operation, Task]] = set()
     for edge in plan.edges:
-        if (edge.source, edge.dst) in seen:
+        if (edge.source, edge.after, edge.dst) in seen:
             raise _refuse(f"{edge} is sent twice")
-        seen.add((edge.source, edge.dst))
+        seen.add((edge.source, edge.after, edge.dst))
         if edge.src == edge.dst:
             raise _refuse(f"{edge} doesn't leave its task")
     fed = set(plan.feeds)
@@ -56,7 +56,7 @@ def _check_edges(plan: Plan) -> None:
     for node in plan.nodes:
         for index in node.sends:
             edge = plan.edges[index]
-            given = edge.source is node.fed if node.fed is not None else edge.producer is node.op and edge.source not in fed
+            given = edge.source is node.fed if node.fed is not None else edge.after is node.op and edge.source not in fed
             if not given or edge.src != node.device.task:
                 raise _refuse(f"{edge} can't start at {node.op.name!r} on {node.device.task}")
         starts.update(node.sends)
@@ -82,7 +82,7 @@ def _check_waits(node: Node, plan: Plan, fed: Set[Tensor]) -> None:
         if plan.placement[tensor.op].task != here and all(e.source is not tensor for e in have):
             raise _refuse(f"nothing brings {tensor.name!r} to {node.op.name!r} on {here}")
     for control in node.op.control_inputs:
-        if plan.placement[control].task != here and all(e.producer is not control or e.source in fed for e in have):
+        if plan.placement[control].task != here and all(control not in (e.producer, e.after) or e.source in fed for e in have):
             raise _refuse(f"nothing tells {node.op.name!r} on {here} that {control.name!r} has run")
 
 
