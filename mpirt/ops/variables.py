@@ -203,8 +203,12 @@ class Variable:
         return self._snapshot
 
     def read_value(self) -> Tensor:
-        """A new snapshot, made on the device of the open scope, after the operations it is told to wait for."""
-        return identity(self._variable, "read")
+        """A new snapshot, made after the operations it is told to wait for.
+
+        It is made beside the variable (TensorFlow: in the open device scope): only there can a change come before it.
+        """
+        with self._variable.graph.colocate_with(self.op):
+            return identity(self._variable, "read")
 
     def initialized_value(self) -> Tensor:
         """The value if there is one yet, else the initial value: to make another variable's initial value of."""

@@ -53,7 +53,7 @@ class Traffic:
     sent_bytes: int
     received: int
     received_bytes: int
-    control: int
+    control: int  # sent; a control message that comes in may be another rank's farewell
 
     @staticmethod
     def since(before: Counters, now: Counters) -> Traffic:
@@ -63,7 +63,7 @@ class Traffic:
             now.bytes_sent - before.bytes_sent,
             now.messages_received - before.messages_received,
             now.bytes_received - before.bytes_received,
-            now.control_sent - before.control_sent + now.control_received - before.control_received,
+            now.control_sent - before.control_sent,
         )
 
 
