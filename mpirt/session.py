@@ -195,7 +195,7 @@ class BaseSession:
             try:
                 return mapper.rebuild(self._run(mapper.leaves, feeds, deadline_s))
             except Abandoned as abandoned:
-                raise abandoned.error from None
+                raise abandoned.error.with_traceback(None) from None  # all later calls raise the same one
 
     def make_callable(self, fetches: Any, feed_list: Sequence[Any] | None = None, accept_options: bool = False) -> Callable[..., Any]:
         """A function that runs ``fetches`` with the values of ``feed_list`` as its positional arguments."""

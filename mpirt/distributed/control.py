@@ -152,7 +152,7 @@ class ControlPlane:
                 if self.broken is None and time.perf_counter() > self._ending_until:
                     self.broken = errors.UnavailableError(
                         f"{self.describe_rank(dead)} is gone: its process has ended.",
-                        hint="look for its last output (killed, out of memory, crash) and start the job again, from a checkpoint if you have one.",
+                        hint="look for its last output (killed, out of memory, crash), then start the job again.",
                     )
         if self.broken is not None:
             raise Abandoned(self.broken)

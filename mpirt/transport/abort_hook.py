@@ -21,29 +21,31 @@ import threading
 import traceback
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from mpirt.transport.base import Transport
 
 _LEAVING_S = 1.0  # for ranks that all end with a status of their own
 
 
-def install_abort_hook(transport: Transport, describe: Callable[[], str]) -> None:
+def install_abort_hook(transport: Transport, describe: Callable[[], str], abort: Callable[[int], NoReturn] | None = None) -> None:
     """Make a failure of this rank's script a failure of the job. Does nothing in a job of one rank.
 
     Parameters
     ----------
     transport : of this rank
     describe : says which tasks this rank hosts ("/job:worker/task:0"), for the message; called at the failure
+    abort : ends all ranks with an exit status; by default the transport's
     """
     if transport.size > 1:
-        _Hook(transport, describe)
+        _Hook(transport, describe, abort or transport.abort)
 
 
 class _Hook:
-    def __init__(self, transport: Transport, describe: Callable[[], str]) -> None:
+    def __init__(self, transport: Transport, describe: Callable[[], str], abort: Callable[[int], NoReturn]) -> None:
         self._transport = transport
         self._describe = describe
+        self._abort = abort
         self._script = _script_frame()
         self._exit_code: object = None  # of the last sys.exit
         self._print_exception = sys.excepthook
@@ -71,7 +73,7 @@ class _Hook:
                 sys.stderr.write(head)
                 self._print_exception(kind, error, trace)
         finally:
-            self._transport.abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
+            self._abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
 
     def _script_ended(self) -> None:
         if self._script is None or _returned(self._script):
@@ -82,7 +84,7 @@ class _Hook:
         if status != 0 and not self._transport.all_leaving(_LEAVING_S):
             where = f"{self._script.f_code.co_filename}:{self._script.f_lineno}"
             sys.stderr.write(f"{self._who()} left the script at {where} with exit status {status}, ending the job.\n")
-            self._transport.abort(status)
+            self._abort(status)
 
     def _who(self) -> str:
         transport = self._transport
