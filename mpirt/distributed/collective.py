@@ -283,10 +283,13 @@ class Collective:
         Raises
         ------
         Abandoned
-            If a rank is in a call that this rank will never make, or is dead.
+            If the job is broken, also where the script has caught that error; if a rank is in a call that this rank will
+            never make, or is dead.
         """
         self._current = None
         self._finish()
+        if self.plane.broken is not None:
+            raise Abandoned(self.plane.broken)
         self.plane.send(0, Kind.GOODBYE, Goodbye(calls=self._next))
         if self.rank == 0:
             self.plane.wait(self._all_said_goodbye, self._describe_missing_goodbyes, timeout_s=0)
