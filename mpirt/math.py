@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mpirt.ops.activation_ops import softplus
 from mpirt.ops.array_ops import invert_permutation
-from mpirt.ops.cast_ops import cast, saturate_cast
+from mpirt.ops.cast_ops import bitcast, cast, saturate_cast
 from mpirt.ops.cumulative_ops import cumprod, cumsum, cumulative_logsumexp
 from mpirt.ops.logic_ops import (
     equal,
@@ -120,7 +120,7 @@ from mpirt.ops.unary_ops import (
 
 __all__ = [
     "abs", "accumulate_n", "acos", "acosh", "add", "add_n", "arg_max", "arg_min", "argmax", "argmin", "asin", "asinh",
-    "atan", "atan2", "atanh", "bincount", "cast", "ceil", "cos", "cosh", "count_nonzero", "cumprod", "cumsum",
+    "atan", "atan2", "atanh", "bincount", "bitcast", "cast", "ceil", "cos", "cosh", "count_nonzero", "cumprod", "cumsum",
     "cumulative_logsumexp", "digamma", "div", "div_no_nan", "divide", "divide_no_nan", "equal", "erf", "erfc", "erfinv",
     "exp", "expm1", "floor", "floor_div", "floordiv", "floormod", "greater", "greater_equal", "in_top_k",
     "invert_permutation", "is_finite", "is_inf", "is_nan", "less", "less_equal", "lgamma", "log", "log1p", "log_sigmoid",

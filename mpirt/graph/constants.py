@@ -6,79 +6,97 @@ values; they are computed by the operations' own CPU kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mpirt import errors
-from mpirt.graph.shapes import Shape, is_static
+from mpirt.graph.shapes import Shape, is_static, num_elements
 
 if TYPE_CHECKING:
-    from mpirt.graph.op_def import Kernel
     from mpirt.graph.operation import Operation, Tensor
 
 _MAX_ELEMENTS = 1 << 16  # larger values are data, not shapes
 _MAX_DEPTH = 32
 
 
-def value(tensor: Tensor, depth: int = 0) -> np.ndarray[Any, Any] | None:
+def value(tensor: Tensor) -> np.ndarray[Any, Any] | None:
     """The value of ``tensor`` if the graph fixes it, else None. Not to be changed."""
-    op = tensor.op
-    kind = op.type
-    if kind == "Const":
-        constant: np.ndarray[Any, Any] = op.attrs["value"]
+    if tensor.op.type == "Const":
+        constant: np.ndarray[Any, Any] = tensor.op.attrs["value"]
         return constant
-    if depth > _MAX_DEPTH or op.control_inputs or not (tensor.dtype.is_integer or tensor.static_shape == ()):
+    return _value(tensor, {}, 0)
+
+
+def _value(tensor: Tensor, done: dict[Operation, Sequence[Any] | None], depth: int) -> np.ndarray[Any, Any] | None:
+    """``done`` holds the outputs of operations that were looked at already: many may share one input."""
+    op = tensor.op
+    if op not in done:
+        done[op] = _outputs(op, done, depth)
+    outputs = done[op]
+    return None if outputs is None else outputs[tensor.value_index]
+
+
+def _outputs(op: Operation, done: dict[Operation, Sequence[Any] | None], depth: int) -> Sequence[Any] | None:
+    if op.type == "Const":
+        return [op.attrs["value"]]
+    if op.control_inputs:
         return None
-    if kind in _OF_SHAPE:
-        shape = op.inputs[tensor.value_index if kind == "ShapeN" else 0].static_shape
-        known = shape is not None if kind == "Rank" else is_static(shape)
-        return np.asarray(_OF_SHAPE[kind](shape), tensor.dtype.np_dtype) if known else None
-    kernel = op.definition.kernels.get("CPU")
-    if kernel is None or op.definition.stateful or not op.inputs:
+    if op.type in ("Shape", "ShapeN", "Rank", "Size"):
+        return [_of_shape(op.type, i.static_shape, o.dtype.np_dtype) for i, o in zip(op.inputs, op.outputs, strict=True)]
+    if op.type not in _FOLDED or depth >= _MAX_DEPTH:
         return None
-    inputs = []
-    for source in op.inputs:
-        known_value = value(source, depth + 1)
-        if known_value is None or known_value.size > _MAX_ELEMENTS:
-            return None
-        inputs.append(known_value)
-    if kind == "Fill" and np.prod(inputs[0]) > _MAX_ELEMENTS:
+    if any((num_elements(t.static_shape) or 0) > _MAX_ELEMENTS for t in op.outputs):
         return None
-    return _evaluate(op, kernel, inputs, tensor.value_index)
+    inputs = [_value(t, done, depth + 1) for t in op.inputs]
+    if any(v is None or v.size > _MAX_ELEMENTS for v in inputs):
+        return None
+    return _fold(op, inputs)
 
 
-_OF_SHAPE: dict[str, Callable[[Any], Any]] = {
-    "Shape": tuple,
-    "ShapeN": tuple,
-    "Rank": len,
-    "Size": lambda shape: np.prod(shape, dtype=np.int64),
-}
+def _of_shape(kind: str, shape: Shape, dtype: np.dtype[Any]) -> np.ndarray[Any, Any] | None:
+    if kind == "Rank":
+        return None if shape is None else np.array(len(shape), dtype)
+    if shape is None or not is_static(shape):
+        return None
+    return np.array(num_elements(shape) if kind == "Size" else shape, dtype)
 
 
-def _evaluate(op: Operation, kernel: Kernel, inputs: list[np.ndarray[Any, Any]], index: int) -> np.ndarray[Any, Any] | None:
-    """One output of a stateless operation on known values; None if its kernel refuses them."""
-    try:
-        if kernel.direct:
-            result = getattr(np, kernel.direct)(*inputs)
-        else:
-            assert kernel.function is not None
-            result = kernel.function(_Context(op), *inputs, **{name: op.attrs[name] for name in kernel.attrs})
-    except (errors.OpError, ValueError, TypeError, ArithmeticError, LookupError):
-        return None  # the step itself will say what is wrong
-    outputs = op.definition.outputs
-    single = len(outputs) == 1 and not outputs[0].is_list
-    return np.asarray(result if single else result[index])
+_FOLDED = frozenset((
+    "Abs", "Add", "AddV2", "BroadcastArgs", "BroadcastGradientArgs", "BroadcastTo", "Cast", "Ceil", "Concat", "ConcatOffset",
+    "ConcatV2", "DynamicPartition", "DynamicStitch", "Equal", "ExpandDims", "Fill", "Floor", "FloorDiv", "FloorMod", "Gather",
+    "GatherV2", "Greater", "GreaterEqual", "Identity", "InvertPermutation", "Less", "LessEqual", "ListDiff", "LogicalAnd", "LogicalNot",
+    "LogicalOr", "Max", "Maximum", "Min", "Minimum", "Mul", "Neg", "NotEqual", "OnesLike", "Pack", "ParallelDynamicStitch",
+    "Prod", "Range", "RealDiv", "Reshape", "ReverseV2", "Select", "SelectV2", "Slice", "Split", "SplitV", "Squeeze",
+    "StridedSlice", "Sub", "Sum", "Tile", "Transpose", "TruncateDiv", "Unpack", "ZerosLike",
+))  # fmt: skip
 
 
 class _Context:
-    """All that the kernel of a stateless operation may ask for."""
+    """KernelContext of an operation whose value is computed while building."""
 
     xp = np
 
     def __init__(self, op: Operation) -> None:
         self.op = op
+
+
+def _fold(op: Operation, inputs: Sequence[Any]) -> Sequence[Any] | None:
+    """The outputs, by the operation's own CPU kernel; None if it refuses, which the step will say better."""
+    kernel = op.definition.kernels.get("CPU")
+    if kernel is None:
+        return None
+    try:
+        with np.errstate(all="ignore"):
+            if kernel.function is None:
+                result = getattr(np, kernel.direct)(*inputs)
+            else:
+                result = kernel.function(_Context(op), *inputs, **{name: op.attrs[name] for name in kernel.attrs})
+    except (errors.OpError, ValueError, TypeError, IndexError, ArithmeticError):
+        return None
+    single = len(op.outputs) == 1 and not op.definition.outputs[0].is_list
+    return [np.asarray(r) for r in ([result] if single else result)]
 
 
 def shape(tensor: Tensor, depth: int = 0) -> Shape:

@@ -69,7 +69,7 @@ def constant(value: Any, dtype: Any = None, shape: Any = None, name: str = "Cons
         flat = array.reshape(-1)
         if flat.size < count:
             flat = np.concatenate([flat, np.full(count - flat.size, flat[-1], flat.dtype)])
-        array = flat.reshape(wanted)  # type: ignore[arg-type]
+        array = flat.reshape(wanted)
     return _constant_of(array, name)
 
 

@@ -182,9 +182,7 @@ def expand_dims(input: Any, axis: Any = None, name: str | None = None, dim: Any 
     return out
 
 
-@register_op(
-    "ExpandDims", inputs=["input: T", "dim: Tdim"], outputs=["output: T"], attrs={"Tdim": ("type", int32)}, T=ALL, Tdim=INDEX
-)
+@register_op("ExpandDims", inputs=["input: T", "dim: Tdim"], outputs=["output: T"], attrs={"Tdim": ("type", int32)}, T=ALL, Tdim=INDEX)
 def _expand_dims_shape(ctx: ShapeContext) -> list[Shape]:
     known, dim = ctx.shape("input"), ctx.const("dim")
     if known is None:

@@ -10,12 +10,12 @@ import numpy as np
 from mpirt import dtypes
 from mpirt.dtypes import NUMERIC, DType
 from mpirt.graph.graph import Operation, Tensor, get_default_graph
-from mpirt.graph.op_def import KernelContext, ShapeContext, register_gradient, register_kernel, register_op
-from mpirt.graph.shapes import Shape
+from mpirt.graph.op_def import KernelContext, ShapeContext, no_gradient, register_gradient, register_kernel, register_op
+from mpirt.graph.shapes import Shape, text
 from mpirt.ops.apply import apply_op, convert_to_tensor, is_tensor
 from mpirt.ops.indexed_slices import IndexedSlices
 
-__all__ = ["cast", "saturate_cast", "to_double", "to_float", "to_int32", "to_int64"]
+__all__ = ["bitcast", "cast", "saturate_cast", "to_double", "to_float", "to_int32", "to_int64"]
 
 
 def cast(x: Any, dtype: Any, name: str | None = None) -> Any:
@@ -55,6 +55,34 @@ def _cast_grad(op: Operation, dy: Tensor) -> list[Tensor | None]:
     if source.kind in "fc" and target.kind in "fc":
         return [apply_op("Cast", dy, DstT=source)]
     return [None]
+
+
+def bitcast(input: Any, type: Any, name: str | None = None) -> Tensor:
+    """The bytes of ``input`` read as another dtype; a last dimension appears or goes where the sizes differ."""
+    tensor: Tensor = apply_op("Bitcast", input, type=dtypes.as_dtype(type), name=name)
+    return tensor
+
+
+@register_op("Bitcast", inputs=["input: T"], outputs=["output: type"], T=NUMERIC, type=NUMERIC)
+def _bitcast_shape(ctx: ShapeContext) -> list[Shape]:
+    shape, old, new = ctx.shape("input"), ctx.dtype("input").size, ctx.attr("type").size
+    if shape is None or old == new:
+        return [shape]
+    if old > new:
+        return [(*shape, old // new)]
+    if not shape or shape[-1] not in (None, new // old):
+        raise ValueError(f"Cannot bitcast {text(shape)} to a type {new // old} times as large: the last size must be {new // old}")
+    return [shape[:-1]]
+
+
+@register_kernel("Bitcast")
+def _bitcast(ctx: KernelContext, x: Any, *, type: DType) -> Any:
+    shape, old, new = x.shape, x.dtype.itemsize, type.size
+    out = ctx.xp.ascontiguousarray(x).reshape(-1).view(type.np_dtype)
+    return out.reshape(shape if old == new else (*shape, old // new) if old > new else shape[:-1])
+
+
+no_gradient("Bitcast", reason="bytes read as another type are no smooth function of the number")
 
 
 def saturate_cast(value: Any, dtype: Any, name: str | None = None) -> Tensor:

@@ -39,9 +39,7 @@ def concat(values: Any, axis: Any, name: str = "concat") -> Tensor:
     return out
 
 
-@register_op(
-    "ConcatV2", inputs=["values: N*T", "axis: Tidx"], outputs=["output: T"], attrs={"Tidx": ("type", int32)}, T=ALL, Tidx=INDEX
-)
+@register_op("ConcatV2", inputs=["values: N*T", "axis: Tidx"], outputs=["output: T"], attrs={"Tidx": ("type", int32)}, T=ALL, Tidx=INDEX)
 def _concat_v2_shape(ctx: ShapeContext) -> list[Shape]:
     return [_concat_shape(ctx, "axis")]
 
@@ -56,9 +54,7 @@ def _concat_shape(ctx: ShapeContext, axis_name: str) -> Shape:
     with_rank(ctx.shape(axis_name), 0, axis_name)
     ndims = {len(s) for s in known if s is not None}
     if len(ndims) > 1 or 0 in ndims:
-        raise ValueError(
-            f"can't concatenate tensors of shapes {', '.join(map(text, known))}" + (" (use stack)" if 0 in ndims else "")
-        )
+        raise ValueError(f"can't concatenate tensors of shapes {', '.join(map(text, known))}" + (" (use stack)" if 0 in ndims else ""))
     if not ndims:
         return None
     ndim = ndims.pop()
@@ -217,9 +213,7 @@ def unstack(value: Any, num: int | None = None, axis: int = 0, name: str = "unst
         known = value.static_shape
         size = None if known is None else known[normalize_axis(axis, len(known))]
         if size is None:
-            raise ValueError(
-                f"Cannot infer argument `num` from shape {text(known)}: the size of dimension {axis} is not known."
-            )
+            raise ValueError(f"Cannot infer argument `num` from shape {text(known)}: the size of dimension {axis} is not known.")
         num = size
     out: list[Tensor] = apply_op("Unpack", value, name=name, num=num, axis=axis)
     return out

@@ -16,7 +16,8 @@ from mpirt.graph.shapes import Shape, as_shape, merge, text
 from mpirt.ops.apply import apply_op
 
 __all__ = [
-    "check_numerics", "ensure_shape", "identity", "identity_n", "placeholder", "placeholder_with_default", "stop_gradient",
+    "check_numerics",
+    "ensure_shape", "guarantee_const", "identity", "identity_n", "placeholder", "placeholder_with_default", "stop_gradient",
 ]  # fmt: skip
 
 
@@ -121,13 +122,26 @@ def stop_gradient(input: Any, name: str | None = None) -> Tensor:
     return tensor
 
 
+register_op("Snapshot", inputs=["input: T"], outputs=["output: T"], T=ALL)(_same_shape)
+register_kernel("Snapshot")(_identity)
+register_gradient("Snapshot")(_identity_grad)
+
+
+def guarantee_const(input: Any, name: str | None = None) -> Tensor:
+    """A tensor with the value of ``input``, which the caller says never changes."""
+    tensor: Tensor = apply_op("GuaranteeConst", input, name=name)
+    return tensor
+
+
+register_op("GuaranteeConst", inputs=["input: T"], outputs=["output: T"], stateful=True, T=ALL)(_same_shape)
+register_kernel("GuaranteeConst")(_identity)
+register_gradient("GuaranteeConst")(_identity_grad)
+
 register_op("StopGradient", inputs=["input: T"], outputs=["output: T"], T=ALL)(_same_shape)
 register_kernel("StopGradient")(_identity)
 no_gradient("StopGradient", reason="stopping the gradient is what it is for")
 
-register_op("PreventGradient", inputs=["input: T"], outputs=["output: T"], attrs={"message": ("string", "")}, T=ALL)(
-    _same_shape
-)
+register_op("PreventGradient", inputs=["input: T"], outputs=["output: T"], attrs={"message": ("string", "")}, T=ALL)(_same_shape)
 register_kernel("PreventGradient")(_identity)
 
 

@@ -185,9 +185,7 @@ def _matrix_diag_grad(op: Operation, dy: Any) -> list[Any]:
 # --------------------------------------------------------------------------------------------------- matrix_diag_part
 
 
-def matrix_diag_part(
-    input: Any, name: str = "diag_part", k: Any = 0, padding_value: Any = 0, align: str = "RIGHT_LEFT"
-) -> Tensor:
+def matrix_diag_part(input: Any, name: str = "diag_part", k: Any = 0, padding_value: Any = 0, align: str = "RIGHT_LEFT") -> Tensor:
     """The diagonal ``k`` of matrices, of shape [..., n]; or a band of them, of shape [..., number of diagonals, longest]."""
     input = convert_to_tensor(input)
     padding = convert_to_tensor(padding_value, input.dtype.base_dtype)
@@ -201,9 +199,7 @@ def _matrix_diag_part_v1_shape(ctx: ShapeContext) -> list[Shape]:
 
 
 @register_op("MatrixDiagPartV2", inputs=["input: T", "k: int32", "padding_value: T"], outputs=["diagonal: T"], T=ALL)
-@register_op(
-    "MatrixDiagPartV3", inputs=["input: T", "k: int32", "padding_value: T"], outputs=["diagonal: T"], attrs=_ALIGN, T=ALL
-)
+@register_op("MatrixDiagPartV3", inputs=["input: T", "k: int32", "padding_value: T"], outputs=["diagonal: T"], attrs=_ALIGN, T=ALL)
 def _matrix_diag_part_shape(ctx: ShapeContext) -> list[Shape]:
     _check_align(ctx)
     k = ctx.const("k")

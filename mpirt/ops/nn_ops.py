@@ -83,21 +83,35 @@ def _shifted(ctx: KernelContext, x: Any) -> Any:
     """``x`` less its largest along the last axis, so that no exponential overflows."""
     if x.ndim == 0:
         raise errors.InvalidArgumentError(f"{ctx.op.name!r}: logits must have at least one dimension.", op=ctx.op)
-    return ctx.xp.subtract(x, x.max(axis=-1, keepdims=True)) if x.size else x.copy()
+    return ctx.xp.subtract(x, _row_max(ctx, x)) if x.size else x.copy()
+
+
+def _row_max(ctx: KernelContext, x: Any) -> Any:
+    """Largest along the last axis, which is kept. numpy starts a loop for each row: 3 times slower for 10 classes."""
+    if ctx.xp is np and x.ndim == 2 and x.shape[1] <= 32:
+        return np.ascontiguousarray(x.T).max(axis=0)[:, None]
+    return x.max(axis=-1, keepdims=True)
+
+
+def _row_sum(ctx: KernelContext, x: Any) -> Any:
+    """Sum along the last axis, which is kept. For rows of a matrix einsum takes half the time of sum."""
+    if ctx.xp is np and x.ndim == 2 and x.dtype != np.float16:
+        return np.einsum("ij->i", x)[:, None]
+    return x.sum(axis=-1, keepdims=True)
 
 
 @register_kernel("Softmax")
 def _softmax(ctx: KernelContext, x: Any) -> Any:
     y = _shifted(ctx, x)
     ctx.xp.exp(y, out=y)
-    y /= y.sum(axis=-1, keepdims=True)
+    y /= _row_sum(ctx, y)
     return y
 
 
 @register_kernel("LogSoftmax")
 def _log_softmax(ctx: KernelContext, x: Any) -> Any:
     y = _shifted(ctx, x)
-    y -= ctx.xp.log(ctx.xp.exp(y).sum(axis=-1, keepdims=True))
+    y -= ctx.xp.log(_row_sum(ctx, ctx.xp.exp(y)))
     return y
 
 
@@ -115,9 +129,7 @@ def _log_softmax_grad(op: Operation, dy: Tensor) -> Grads:
 # ---------------------------------------------------------------------------------------------- cross entropies
 
 
-def softmax_cross_entropy_with_logits_v2(
-    labels: Any, logits: Any, axis: Any = None, name: str | None = None, dim: Any = None
-) -> Tensor:
+def softmax_cross_entropy_with_logits_v2(labels: Any, logits: Any, axis: Any = None, name: str | None = None, dim: Any = None) -> Tensor:
     """Cross entropy of the softmax of ``logits`` and of probabilities ``labels``.
 
     Parameters
@@ -189,9 +201,7 @@ def _outer_shape(x: Tensor, shape: Shape) -> Any:
     return apply_op("StridedSlice", _apply("Shape", x), [0], [-1], [1], begin_mask=1)
 
 
-@register_op(
-    "SoftmaxCrossEntropyWithLogits", inputs=["features: T", "labels: T"], outputs=["loss: T", "backprop: T"], T=FLOATING
-)
+@register_op("SoftmaxCrossEntropyWithLogits", inputs=["features: T", "labels: T"], outputs=["loss: T", "backprop: T"], T=FLOATING)
 def _softmax_cross_entropy_shape(ctx: ShapeContext) -> list[Shape]:
     rows, classes = with_rank(broadcast(ctx.shape("features"), ctx.shape("labels")), 2, "logits and labels")
     return [(rows,), (rows, classes)]
@@ -210,14 +220,17 @@ def _softmax_cross_entropy_kernel(ctx: KernelContext, x: Any, labels: Any) -> An
             ) from None
     shifted = _shifted(ctx, x)
     backprop = xp.exp(shifted)
-    total = backprop.sum(axis=-1, keepdims=True)
+    total = _row_sum(ctx, backprop)
     backprop /= total
     backprop -= labels
-    shifted -= xp.log(total)
     if xp is np:
-        loss = -np.einsum("ij,ij->i", labels, shifted)
+        # log(total) sum(labels) - sum(labels shifted): no pass that writes a matrix.
+        loss = np.log(total[:, 0])
+        loss *= np.einsum("ij->i", labels)
+        loss -= np.einsum("ij,ij->i", labels, shifted)
         if np.isfinite(loss).all():
             return loss, backprop
+    shifted -= xp.log(total)
     # A class of probability 0 costs nothing, even where its logit is -inf and the product would be NaN.
     return -xp.where(labels == 0, x.dtype.type(0), labels * shifted).sum(axis=-1), backprop
 
@@ -281,9 +294,7 @@ def sparse_softmax_cross_entropy_with_logits(labels: Any = None, logits: Any = N
         if shape == ():
             raise ValueError("Logits cannot be scalars.")
         if shape is not None and label_shape is not None and len(label_shape) != len(shape) - 1:
-            raise ValueError(
-                f"`labels` must have one dimension less than `logits`: shapes {text(label_shape)} and {text(shape)}."
-            )
+            raise ValueError(f"`labels` must have one dimension less than `logits`: shapes {text(label_shape)} and {text(shape)}.")
         if shape is not None and not compatible(label_shape, shape[:-1]):
             raise ValueError(f"`labels` of shape {text(label_shape)} don't fit `logits` of shape {text(shape)}.")
         if shape is not None and len(shape) == 2:
@@ -329,7 +340,7 @@ def _sparse_cross_entropy_kernel(ctx: KernelContext, x: Any, labels: Any) -> Any
     rows = xp.arange(len(labels))
     chosen = shifted[rows, labels]
     backprop = xp.exp(shifted, out=shifted)
-    total = backprop.sum(axis=-1, keepdims=True)
+    total = _row_sum(ctx, backprop)
     backprop /= total
     backprop[rows, labels] -= x.dtype.type(1)
     loss = xp.log(total[:, 0])
@@ -361,9 +372,7 @@ def sigmoid_cross_entropy_with_logits(labels: Any = None, logits: Any = None, na
         positive = _apply("GreaterEqual", x, 0)
         zeros = _apply("ZerosLike", x)
         negative_size = _apply("SelectV2", positive, _apply("Neg", x), x)
-        return _apply(
-            "AddV2", _apply("SelectV2", positive, x, zeros) - x * z, _apply("Log1p", _apply("Exp", negative_size)), name=scope
-        )
+        return _apply("AddV2", _apply("SelectV2", positive, x, zeros) - x * z, _apply("Log1p", _apply("Exp", negative_size)), name=scope)
 
 
 def weighted_cross_entropy_with_logits(
@@ -486,9 +495,7 @@ def relu_layer(x: Any, weights: Any, biases: Any, name: str | None = None) -> Te
     return _layer("relu_layer", x, weights, biases, name, lambda product, b, scope: relu(bias_add(product, b), name=scope))
 
 
-def _layer(
-    default: str, x: Any, weights: Any, biases: Any, name: str | None, finish: Callable[[Tensor, Any, str], Tensor]
-) -> Tensor:
+def _layer(default: str, x: Any, weights: Any, biases: Any, name: str | None, finish: Callable[[Tensor, Any, str], Tensor]) -> Tensor:
     with get_default_graph().name_scope(name or default) as scope:
         return finish(matmul(x, weights), biases, scope)
 
@@ -560,13 +567,7 @@ def dropout(
         else:
             kept = convert_to_tensor(rate, tensor.dtype.base_dtype)
             scaled = tensor / (1 - kept)
-        shape = (
-            noise_shape
-            if noise_shape is not None
-            else tensor.shape
-            if is_static(tensor.static_shape)
-            else _apply("Shape", tensor)
-        )
+        shape = noise_shape if noise_shape is not None else tensor.shape if is_static(tensor.static_shape) else _apply("Shape", tensor)
         drawn = random_uniform(shape, seed=seed, dtype=tensor.dtype.base_dtype)
         result = _apply("Mul", scaled, cast(_apply("GreaterEqual", drawn, kept), tensor.dtype), name=scope)
         if noise_shape is not None:

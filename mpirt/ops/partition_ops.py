@@ -51,8 +51,7 @@ def _dynamic_partition_shape(ctx: ShapeContext) -> list[Shape]:
 def _dynamic_partition(ctx: KernelContext, data: Any, partitions: Any, *, num_partitions: int) -> Any:
     if data.shape[: partitions.ndim] != partitions.shape:
         raise errors.InvalidArgumentError(
-            f"{ctx.op.name!r}: the shape {text(data.shape)} of data doesn't begin with {text(partitions.shape)}, the shape of"
-            " partitions.",
+            f"{ctx.op.name!r}: the shape {text(data.shape)} of data doesn't begin with {text(partitions.shape)}, the shape of partitions.",
             op=ctx.op,
         )
     check_indices(ctx, partitions, num_partitions, "partitions")

@@ -200,9 +200,7 @@ def _one_hot_shape(ctx: ShapeContext) -> list[Shape]:
 def _one_hot(ctx: KernelContext, indices: Any, depth: Any, on: Any, off: Any, *, axis: int) -> Any:
     xp, n = ctx.xp, int(depth)
     if n < 0 or not -1 <= axis <= indices.ndim:
-        raise errors.InvalidArgumentError(
-            f"{ctx.op.name!r}: depth {n} and axis {axis} don't fit {text(indices.shape)}.", op=ctx.op
-        )
+        raise errors.InvalidArgumentError(f"{ctx.op.name!r}: depth {n} and axis {axis} don't fit {text(indices.shape)}.", op=ctx.op)
     flat = indices.reshape(-1)
     out = xp.full((flat.size, n), off, on.dtype)
     rows = xp.flatnonzero((flat >= 0) & (flat < n))
@@ -261,9 +259,7 @@ def _diag_part_shape(ctx: ShapeContext) -> list[Shape]:
 def _diag_part(ctx: KernelContext, x: Any) -> Any:
     half = x.shape[: x.ndim // 2]
     if x.shape != half + half or not half:
-        raise errors.InvalidArgumentError(
-            f"{ctx.op.name!r}: the shape {text(x.shape)} isn't made of two equal halves.", op=ctx.op
-        )
+        raise errors.InvalidArgumentError(f"{ctx.op.name!r}: the shape {text(x.shape)} isn't made of two equal halves.", op=ctx.op)
     n = math.prod(half)
     return ctx.xp.diagonal(x.reshape(n, n)).reshape(half)
 
@@ -276,9 +272,7 @@ def _diag_part_grad(op: Operation, dy: Any) -> list[Any]:
 # ---------------------------------------------------------------------------------------------------------- composed
 
 
-def eye(
-    num_rows: Any, num_columns: Any = None, batch_shape: Any = None, dtype: Any = dtypes.float32, name: str | None = None
-) -> Tensor:
+def eye(num_rows: Any, num_columns: Any = None, batch_shape: Any = None, dtype: Any = dtypes.float32, name: str | None = None) -> Tensor:
     """An identity matrix of ``num_rows`` by ``num_columns``, or a batch of them."""
     columns = num_rows if num_columns is None else num_columns
     matrix = one_hot(range(num_rows), columns, dtype=dtype, name=name or "eye")

@@ -33,9 +33,7 @@ def slice(input_: Any, begin: Any, size: Any, name: str | None = None) -> Tensor
     """``size[i]`` elements from ``begin[i]`` on along each dimension i; a size of -1 means all that remain."""
     begin, size = shape_tensor(begin, "begin"), shape_tensor(size, "size")
     if begin.dtype.base_dtype is not size.dtype.base_dtype:
-        begin, size = (
-            apply_op("Cast", v, DstT=dtypes.int64) if v.dtype.base_dtype is dtypes.int32 else v for v in (begin, size)
-        )
+        begin, size = (apply_op("Cast", v, DstT=dtypes.int64) if v.dtype.base_dtype is dtypes.int32 else v for v in (begin, size))
     out: Tensor = apply_op("Slice", input_, begin, size, name=name)
     return out
 
@@ -234,8 +232,7 @@ def _index(ctx: KernelContext, sizes: tuple[int, ...], begin: Any, end: Any, str
             dim += 1
     if problem:
         raise errors.InvalidArgumentError(
-            f"{ctx.op.name!r}: {problem} (begin {begin.tolist()}, end {end.tolist()}, strides {strides.tolist()}, shape"
-            f" {text(sizes)}).",
+            f"{ctx.op.name!r}: {problem} (begin {begin.tolist()}, end {end.tolist()}, strides {strides.tolist()}, shape {text(sizes)}).",
             op=ctx.op,
         )
     return index if open_ else (*index, Ellipsis)

@@ -38,9 +38,7 @@ def broadcast_to(input: Any, shape: Any, name: str | None = None) -> Tensor:
     return out
 
 
-@register_op(
-    "BroadcastTo", inputs=["input: T", "shape: Tidx"], outputs=["output: T"], attrs={"Tidx": ("type", int32)}, T=ALL, Tidx=INDEX
-)
+@register_op("BroadcastTo", inputs=["input: T", "shape: Tidx"], outputs=["output: T"], attrs={"Tidx": ("type", int32)}, T=ALL, Tidx=INDEX)
 def _broadcast_to_shape(ctx: ShapeContext) -> list[Shape]:
     known, target, value = ctx.shape("input"), ctx.const_shape("shape"), ctx.const("shape")
     if value is not None and np.any(value < 0):
@@ -97,9 +95,7 @@ def _broadcast_args(ctx: KernelContext, s0: Any, s1: Any) -> Any:
     return np.array(_broadcast_sizes(ctx, s0, s1), s0.dtype)
 
 
-@register_op(
-    "BroadcastGradientArgs", inputs=["s0: T", "s1: T"], outputs=["r0: T", "r1: T"], attrs={"T": ("type", int32)}, T=INDEX
-)
+@register_op("BroadcastGradientArgs", inputs=["s0: T", "s1: T"], outputs=["r0: T", "r1: T"], attrs={"T": ("type", int32)}, T=INDEX)
 def _broadcast_gradient_args_shape(ctx: ShapeContext) -> list[Shape]:
     with_rank(ctx.shape("s0"), 1, "s0"), with_rank(ctx.shape("s1"), 1, "s1")
     return [(None,), (None,)]
@@ -162,9 +158,7 @@ def _tile_shape(ctx: ShapeContext) -> list[Shape]:
     known = with_rank(known, len(known or ()) if length is None else length, "input")
     if multiples is None:
         multiples = (None,) * len(known)
-    return [
-        tuple(0 if 0 in (d, m) else None if d is None or m is None else d * m for d, m in zip(known, multiples, strict=True))
-    ]
+    return [tuple(0 if 0 in (d, m) else None if d is None or m is None else d * m for d, m in zip(known, multiples, strict=True))]
 
 
 @register_kernel("Tile", host=("multiples",))
@@ -241,9 +235,7 @@ def _padded_shape(ctx: ShapeContext, sign: int) -> list[Shape]:
     return [tuple(None if d is None else d + sign * int(p.sum()) for d, p in zip(known, value, strict=True))]
 
 
-@register_op(
-    "Pad", inputs=["input: T", "paddings: Tpaddings"], outputs=["output: T"], attrs=_PADDINGS_INT32, T=ALL, Tpaddings=INDEX
-)
+@register_op("Pad", inputs=["input: T", "paddings: Tpaddings"], outputs=["output: T"], attrs=_PADDINGS_INT32, T=ALL, Tpaddings=INDEX)
 def _pad_shape(ctx: ShapeContext) -> list[Shape]:
     return _padded_shape(ctx, 1)
 
@@ -298,9 +290,7 @@ def _pad_grad(op: Operation, dy: Any) -> list[Any]:
     return [apply_op("Slice", dy, begin, size), None] + [None] * (op.type == "PadV2")
 
 
-@register_op(
-    "MirrorPad", inputs=["input: T", "paddings: Tpaddings"], outputs=["output: T"], attrs=_MIRROR_ATTRS, T=ALL, Tpaddings=INDEX
-)
+@register_op("MirrorPad", inputs=["input: T", "paddings: Tpaddings"], outputs=["output: T"], attrs=_MIRROR_ATTRS, T=ALL, Tpaddings=INDEX)
 def _mirror_pad_shape(ctx: ShapeContext) -> list[Shape]:
     _check_mode(ctx)
     return _padded_shape(ctx, 1)

@@ -22,9 +22,7 @@ _INDEX16 = (dtypes.int16, *INDEX)
 # ------------------------------------------------------------------------------------------------------------- top_k
 
 
-def top_k(
-    input: Any, k: Any = 1, sorted: bool = True, index_type: Any = int32, name: str | None = None
-) -> tuple[Tensor, Tensor]:
+def top_k(input: Any, k: Any = 1, sorted: bool = True, index_type: Any = int32, name: str | None = None) -> tuple[Tensor, Tensor]:
     """The ``k`` largest elements along the last dimension and their positions; of equal ones the first comes first.
 
     Parameters
@@ -54,9 +52,7 @@ def _top_k_v2_shape(ctx: ShapeContext) -> list[Shape]:
     return _top_k_shapes(ctx.shape("input"), None if k is None else int(k))
 
 
-@register_op(
-    "TopK", inputs=["input: T"], outputs=["values: T", "indices: int32"], attrs={"k": "int", "sorted": ("bool", True)}, T=REAL
-)
+@register_op("TopK", inputs=["input: T"], outputs=["values: T", "indices: int32"], attrs={"k": "int", "sorted": ("bool", True)}, T=REAL)
 def _top_k_v1_shape(ctx: ShapeContext) -> list[Shape]:
     return _top_k_shapes(ctx.shape("input"), ctx.attr("k"))
 
