@@ -249,16 +249,18 @@ def test_gradients_take_the_scope_in_force_or_on_request_the_operations_own_devi
 
 
 def test_paths_are_summed_where_they_are_before_they_cross_to_another_device(graph: Graph) -> None:
-    x = tf.constant([1.0], name="x")
+    start = tf.constant([1.0])
+    x = tf.identity(start)
     parts = []
     for task in (0, 1, 0, 1):
         with graph.device(f"/job:worker/task:{task}"):
             parts.append(tf.sin(x))
-    (grad,) = tf.gradients(parts, x, colocate_gradients_with_ops=True)
+    (grad,) = tf.gradients(parts, start, colocate_gradients_with_ops=True)
     sums = [op for op in graph.get_operations() if op.type == "AddN"]
     assert sorted(op.device for op in sums[:2]) == ["/job:worker/task:0", "/job:worker/task:1"]
     assert [len({t.device for t in op.inputs}) for op in sums] == [1, 1, 2]
     assert grad.op is sums[2]
+    assert all(op.colocation_groups() == op.inputs[0].op.colocation_groups() for op in sums)
     np.testing.assert_allclose(value(grad), 4 * np.cos([1.0]), rtol=1e-6)
 
 

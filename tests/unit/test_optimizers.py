@@ -171,6 +171,10 @@ def test_slots_and_updates_live_beside_their_variable_and_the_step_on_its_own_de
     for op in updates:
         owner = v if "update_v" in op.name else w
         assert (op.device, op.colocation_groups()) == (owner.device, [owner.op.name])
+    for op in graph.get_operations():  # what prepares an update (summing rows, scaling) is beside the variable too
+        if "/update_" in op.name:
+            assert op.device == (v if "/update_v/" in op.name else w).device, op.name
+    assert {t.device for t in step.inputs} == {step.device}
     assert (step.type, step.name, step.device) == ("AssignAdd", optimizer.get_name(), "/job:ps/task:2")
     assert step in graph.get_collection(tf.GraphKeys.TRAIN_OP)
 
@@ -393,8 +397,11 @@ def test_the_average_of_a_variable_starts_at_its_value_and_lives_beside_it(graph
     with graph.device("/job:ps/task:1"):
         w = tf.Variable([4.0, 8.0], name="w")
     averages = tf.train.ExponentialMovingAverage(0.75)
-    move = averages.apply([w])
+    with graph.device("/job:worker"):
+        move = averages.apply([w])
     average = averages.average(w)
+    made = [op for op in graph.get_operations() if "/AssignMovingAvg" in op.name]
+    assert {op.device for op in made} == {"/job:ps/task:1"}  # the difference is taken there: nothing but the decay crosses
     assert (average.op.name, average.device) == ("w/ExponentialMovingAverage", "/job:ps/task:1")
     assert average not in tf.trainable_variables()
     assert tf.moving_average_variables() == [w]
