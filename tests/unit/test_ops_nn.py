@@ -84,6 +84,20 @@ def cross_entropy_of(labels: Any, logits: Any) -> Any:
     return -(labels * np.log(softmax_of(logits))).sum(-1)
 
 
+@pytest.mark.parametrize("classes", [2, 32, 33, 200])
+def test_narrow_and_wide_rows_have_one_answer(classes: int) -> None:
+    x = np.random.default_rng(classes).normal(size=(5, classes)) * 10
+    y = softmax_of(np.random.default_rng(0).normal(size=(5, classes)))
+
+    def build() -> list[Any]:
+        t = constant(x)
+        return [nn_ops.softmax(t), nn_ops.log_softmax(t), *apply_op("SoftmaxCrossEntropyWithLogits", t, constant(y))]
+
+    p = softmax_of(x)
+    for got, expected in zip(value(build), [p, np.log(p), cross_entropy_of(y, x), p - y], strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_cross_entropies_agree_with_their_definition(dtype: Any) -> None:
     x, y = LOGITS.astype(dtype), LABELS.astype(dtype)
@@ -299,7 +313,7 @@ def test_moments_from_sufficient_statistics_and_with_weights() -> None:
         x = constant(LOGITS)
         plain = moments_ops.normalize_moments(*moments_ops.sufficient_statistics(x, [0]))
         shifted = moments_ops.normalize_moments(*moments_ops.sufficient_statistics(x, [0], shift=0.5))
-        return [*plain, *shifted, *moments_ops.weighted_moments(x, [0], w)]
+        return [*plain, *shifted, *moments_ops.weighted_moments(x, [0], w), *moments_ops.weighted_moments(x, [0, 1], w)]
 
     got = value(build)
     for mean, variance in (got[:2], got[2:4]):
@@ -308,6 +322,7 @@ def test_moments_from_sufficient_statistics_and_with_weights() -> None:
     mean = (w * LOGITS).sum(0) / w.sum()
     np.testing.assert_allclose(got[4], mean, rtol=1e-13)
     np.testing.assert_allclose(got[5], (w * (LOGITS - mean) ** 2).sum(0) / w.sum(), rtol=1e-13)
+    np.testing.assert_allclose(got[6], (w * LOGITS).sum() / (3 * w.sum()), rtol=1e-13)
 
 
 @pytest.mark.parametrize("with_scale", [False, True])
