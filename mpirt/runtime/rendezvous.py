@@ -2,7 +2,8 @@
 
 A sender never blocks for its receiver, and a receive is posted before the step needs it. Guarantees:
 
-- the value that arrives is the value that was sent, in a buffer of the receiver's own;
+- the value that arrives is the value that was sent, in a buffer of the receiver's own, which never changes while
+  anybody holds it;
 - a sender that has nothing to send because something failed sends an empty message, a *dead tensor*: so every message
   of a plan is always sent, a failed step leaves nothing behind in MPI, and whoever waits learns of the failure;
 - at most one tensor of a transfer is under way: the next step's send waits for the last one's (credit of one);
@@ -15,6 +16,7 @@ Does not own: matching and order (transport), which transfers there are (``compi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -29,6 +31,7 @@ from mpirt.transport.base import Request, Transport
 
 HEADER_BYTES = 1024  # header and, if it fits, the tensor behind it
 _MAX_NDIM = 64
+_KEPT_NBYTES = 1 << 16
 
 
 class Wait(Protocol):
@@ -50,6 +53,13 @@ class Abandoned(Exception):  # noqa: N818  (carries the error that the user gets
         self.error = error
 
 
+def _references(arrays: list[np.ndarray[Any, Any]], index: int) -> int:
+    return sys.getrefcount(arrays[index])
+
+
+_SOLE_HOLDER = _references([np.empty(0)], 0)  # what it is while only one list holds an array
+
+
 class Incoming:
     """The receiving end of a transfer."""
 
@@ -62,10 +72,17 @@ class Incoming:
         self._buffer: np.ndarray[Any, Any] | None = None
         self._request: Request | None = None
         self._rest: tuple[Request, np.ndarray[Any, Any]] | None = None  # the tensor, where it comes behind its header
+        # Large buffers are used again: the pages of a new one cost more than the message. A fetched array is the user's.
+        nbytes = transfer.nbytes or 0
+        self._keeps = self._form.kind == "fixed" and nbytes >= _KEPT_NBYTES and transfer.reason != FETCH
+        self._kept: list[np.ndarray[Any, Any]] = []
 
     def post(self) -> None:
         """Post the receive of a step."""
-        self._buffer = self._form.buffer()
+        free = self._kept and _references(self._kept, 0) == _SOLE_HOLDER  # nobody has kept last step's array, or a view
+        self._buffer = self._kept[0] if free else self._form.buffer()
+        if self._keeps:
+            self._kept = [self._buffer]
         self._request = self._transport.irecv(self._buffer, self._transfer.src_rank, self._tag)
 
     def take(self) -> Any:
