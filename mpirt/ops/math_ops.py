@@ -77,8 +77,11 @@ def _check_divisor(ctx: KernelContext, y: Any) -> None:
 
 def add(x: Any, y: Any, name: str | None = None) -> Tensor:
     """``x + y``; strings are joined."""
-    left, right = (x, y) if type(x) is Tensor and type(y) is Tensor else operands(x, y)
-    return binary("Add" if left.dtype.base_dtype is dtypes.string else "AddV2", left, right, name or "Add")
+    if type(x) is Tensor and type(y) is Tensor:
+        return binary("Add" if x.dtype.kind == "O" else "AddV2", x, y, name or "Add")
+    with get_default_graph().name_scope(name or "Add") as scope:
+        left, right = operands(x, y)
+        return binary("Add" if left.dtype.kind == "O" else "AddV2", left, right, scope)
 
 
 def _add_operator(x: Any, y: Any) -> Tensor:

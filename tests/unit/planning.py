@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,23 +51,17 @@ def steps(draw: st.DrawFn, max_ops: int = 14, variables: bool = True) -> Step:
     """A random graph over three tasks with two GPUs each: several outputs, control dependencies, feeds, variables."""
     graph = Graph()
     with graph.as_default():
-        count = draw(st.integers(0, 2)) if variables else 0
-        refs = [_in(_device(draw), lambda i=i: tf.Variable(float(i), name=f"v{i}")) for i in range(count)]
-        tensors: list[Tensor] = [_in(_device(draw), lambda: tf.constant(1.0))]
+        refs = []
+        for i in range(draw(st.integers(0, 2)) if variables else 0):
+            with tf.device(_device(draw)):
+                refs.append(tf.Variable(float(i), name=f"v{i}"))
+        with tf.device(_device(draw)):
+            tensors: list[Tensor] = [tf.constant(1.0)]
         for _ in range(draw(st.integers(1, max_ops))):
             inputs = draw(st.lists(st.sampled_from(tensors), min_size=1, max_size=3))
             controls = draw(st.lists(st.sampled_from(tensors), max_size=2))
-            kind = draw(st.sampled_from(["add_n", "split", "constant", "change", "read"] if refs else ["add_n", "split", "constant"]))
-            ref = draw(st.sampled_from(refs)) if refs else None
-            make: Callable[[], Any] = {
-                "add_n": lambda inputs=inputs: [tf.add_n(inputs)],
-                "split": lambda inputs=inputs: tf.unstack(tf.stack([inputs[0], inputs[-1]])),
-                "constant": lambda: [tf.constant(2.0)],
-                "change": lambda ref=ref, inputs=inputs: [tf.assign_add(ref, inputs[0])],
-                "read": lambda ref=ref: [tf.identity(ref._as_graph_element())],
-            }[kind]
-            with tf.control_dependencies(controls):
-                tensors += _in(_device(draw), make)
+            with tf.device(_device(draw)), tf.control_dependencies(controls):
+                tensors += _operation(draw, inputs, refs)
         plain = [t for t in tensors if not t.dtype.is_ref]
         fetches = draw(st.lists(st.sampled_from(tensors), min_size=1, max_size=3, unique=True))
         feeds = draw(st.lists(st.sampled_from(plain), max_size=2, unique=True))
@@ -79,9 +73,16 @@ def _device(draw: st.DrawFn) -> str:
     return f"{draw(st.sampled_from(TASKS))}/{draw(st.sampled_from(['cpu:0', 'gpu:0', 'gpu:1']))}"
 
 
-def _in(device: str, make: Callable[[], Any]) -> Any:
-    with tf.device(device):
-        return make()
+def _operation(draw: st.DrawFn, inputs: list[Tensor], refs: list[Any]) -> list[Tensor]:
+    kind = draw(st.sampled_from(["add_n", "split", "constant", *(["change", "read"] if refs else [])]))
+    if kind == "add_n":
+        return [tf.add_n(inputs)]
+    if kind == "split":
+        return tf.unstack(tf.stack([inputs[0], inputs[-1]]))
+    if kind == "constant":
+        return [tf.constant(2.0)]
+    variable = draw(st.sampled_from(refs))
+    return [tf.assign_add(variable, inputs[0]) if kind == "change" else tf.identity(variable._as_graph_element())]
 
 
 def link_all(plan: Plan, ranks: Sequence[int], num_ranks: int, deliver: str = "all") -> list[Program]:
