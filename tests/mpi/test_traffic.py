@@ -1,0 +1,163 @@
+"""What crosses ranks is what the plan says, to the byte; once a signature has run, nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import mpirt as tf
+from mpirt.transport import base
+from mpirt.transport.base import Counters
+
+
+@pytest.fixture(autouse=True)
+def cluster(nranks: int) -> Iterator[tf.Cluster]:
+    """One worker a rank."""
+    yield tf.cluster({"worker": nranks})
+
+
+def on(task: int) -> str:
+    return f"/job:worker/task:{task}"
+
+
+def traffic_of(cluster: tf.Cluster, steps: int, step: Callable[[], object]) -> dict[str, int]:
+    """What this rank's transport counted during ``steps`` calls of ``step``, when all messages have been received."""
+    before = Counters(**asdict(cluster.transport.counters))
+    for _ in range(steps):
+        step()
+    return {name: value - asdict(before)[name] for name, value in asdict(cluster.transport.counters).items()}
+
+
+@pytest.mark.ranks([2, 3, 4])
+def test_a_steady_step_moves_the_bytes_of_its_plan_and_sends_no_control_message(cluster: tf.Cluster, nranks: int, rank: int) -> None:
+    """Every rank's vector goes to rank 0, once though two operations read it; their sum, fetched, goes to all others."""
+    vectors = []
+    for task in range(nranks):
+        with tf.device(on(task)):
+            x = tf.placeholder(tf.float32, [1000], f"x{task}")
+            vectors.append((x, x * 2))
+    with tf.device(on(0)):
+        total = tf.add_n([v for _, v in vectors]) + tf.add_n([v for _, v in vectors])
+    feeds = {x: np.full(1000, task, np.float32) for task, (x, _) in enumerate(vectors)}
+    others = nranks - 1
+    with tf.Session() as session:
+        expected = np.full(1000, 4.0 * sum(range(nranks)))
+        np.testing.assert_array_equal(session.run(total, feeds), expected)
+        counted = traffic_of(cluster, 10, lambda: session.run(total, feeds))
+        assert session.traffic(total, feeds) == {"messages": 2 * others, "nbytes": 2 * others * 4000}
+    messages = 10 * (others if rank == 0 else 1)  # as many come as go
+    assert counted == {
+        "messages_sent": messages,
+        "bytes_sent": messages * 4000,
+        "messages_received": messages,
+        "bytes_received": messages * 4000,
+        "control_sent": 0,
+        "control_received": 0,
+    }
+
+
+@pytest.mark.ranks(3)
+def test_of_what_its_owner_alone_gets_the_others_hear_in_one_byte(cluster: tf.Cluster, rank: int) -> None:
+    with tf.device(on(1)):
+        v = tf.Variable(np.arange(6.0), name="v")
+        grown = v.assign_add(np.ones(6))
+    with tf.Session(fetch_on="owner") as session:
+        session.run(v.initializer)
+        session.run(grown)
+        counted = traffic_of(cluster, 5, lambda: session.run(grown))
+        assert session.traffic(grown) == {"messages": 2, "nbytes": 2}
+        value = session.run(grown)
+    sent, received = (2, 0) if rank == 1 else (0, 1)
+    assert counted["messages_sent"] == counted["bytes_sent"] == 5 * sent
+    assert counted["messages_received"] == counted["bytes_received"] == 5 * received
+    assert counted["control_sent"] == counted["control_received"] == 0
+    if rank == 1:
+        np.testing.assert_array_equal(value, np.arange(6.0) + 7)
+    else:
+        assert value is None
+
+
+@pytest.mark.ranks(2)
+def test_a_control_edge_between_ranks_is_one_byte(cluster: tf.Cluster, rank: int) -> None:
+    with tf.device(on(0)):
+        v = tf.Variable(0.0, name="v")
+        grown = v.assign_add(1.0).op
+    with tf.device(on(1)), tf.control_dependencies([grown]):
+        after = tf.constant(2.0, name="after")
+    with tf.Session() as session:
+        session.run(v.initializer)
+        session.run(after)
+        assert session.traffic(after) == {"messages": 2, "nbytes": 1 + 4}, "the edge, and the fetched value on its way back"
+        counted = traffic_of(cluster, 3, lambda: session.run(after))
+    assert counted["bytes_sent"] == 3 * (1 if rank == 0 else 4)
+    assert counted["bytes_received"] == 3 * (4 if rank == 0 else 1)
+    assert counted["control_sent"] == counted["control_received"] == 0
+
+
+@pytest.mark.ranks([2, 3])
+@pytest.mark.parametrize("static", [True, False], ids=["known shape", "unknown shape"])
+def test_a_tensor_larger_than_a_message_may_be_travels_in_chunks(
+    cluster: tf.Cluster, nranks: int, rank: int, monkeypatch: pytest.MonkeyPatch, static: bool
+) -> None:
+    """A chunk of 1 MiB stands for the 1 GiB of real life: 5 MiB and a bit go round all ranks and come back."""
+    monkeypatch.setattr(base, "CHUNK_NBYTES", 2**20)
+    sent = np.random.default_rng(7).integers(0, 256, 5 * 2**20 + 3, np.uint8)
+    with tf.device(on(0)):
+        x = tf.placeholder(tf.uint8, [sent.size] if static else [None], "x")
+        y = tf.identity(x)
+    for task in range(1, nranks):
+        with tf.device(on(task)):
+            y = 255 - y
+    with tf.device(on(0)):
+        back = tf.identity(y, name="back")
+    with tf.Session(fetch_on="owner") as session:
+        for _ in range(2):
+            got = session.run(back, {x: sent})
+        counted = traffic_of(cluster, 2, lambda: session.run(back, {x: sent}))
+    if rank == 0:
+        np.testing.assert_array_equal(got, sent if nranks % 2 else 255 - sent)
+    else:
+        assert got is None
+    headers = 0 if static else 1  # of 24 bytes: size, ndim, length
+    told, heard = (nranks - 1, 0) if rank == 0 else (0, 1)  # that the fetch is there: a byte each
+    assert counted["messages_sent"] == 2 * (1 + headers + told)
+    assert counted["messages_received"] == 2 * (1 + headers + heard)
+    assert counted["bytes_sent"] == 2 * (sent.size + 24 * headers + told)
+    assert counted["bytes_received"] == 2 * (sent.size + 24 * headers + heard)
+    assert counted["control_sent"] == counted["control_received"] == 0
+
+
+@pytest.mark.ranks([2, 3])
+def test_tensors_whose_shape_is_not_known_cross_with_their_shape(cluster: tf.Cluster) -> None:
+    with tf.device(on(1)):
+        x = tf.placeholder(tf.float64, name="x")
+        doubled = x * 2
+    with tf.device(on(0)):
+        shape, total = tf.shape(doubled), tf.reduce_sum(doubled)
+    values: list[npt.NDArray[np.float64]] = [np.ones(each) for each in ((), (2, 0, 3), (1, 2, 3), (300, 7), (4,))]
+    with tf.Session() as session:
+        for value in values:
+            got, its_shape, its_sum = session.run([doubled, shape, total], {x: value})
+            np.testing.assert_array_equal(got, 2 * value)
+            assert np.shape(got) == np.shape(value)
+            assert tuple(its_shape) == np.shape(value) and its_sum == 2 * np.sum(value)
+
+
+@pytest.mark.ranks([2, 3])
+def test_strings_cross_ranks_byte_for_byte(cluster: tf.Cluster) -> None:
+    with tf.device(on(1)):
+        words = tf.placeholder(tf.string, [None, None], "words")
+        same = tf.identity(words)
+    with tf.device(on(0)):
+        picked = tf.gather(same, [1, 0])
+    with tf.Session() as session:
+        values: list[list[list[bytes]]] = [[[b"", b"\0\xff\0"], ["größe".encode(), b"x" * 5000]], [[], []], [[b"a"], [b""]]]
+        for value in values:
+            got, swapped = session.run([same, picked], {words: value})
+            assert got.tolist() == value
+            assert swapped.tolist() == value[::-1]
+            assert got.shape == np.array(value, object).shape
