@@ -295,8 +295,13 @@ def test_a_step_copies_to_a_gpu_and_back_and_runs_kernels_in_its_stream(cupy: Fa
     with tf.device("/gpu:1"):
         y = tf.negative(x)
     seen: list[tuple[str, ...]] = []
-    real = cupy.negative
-    cupy.negative = lambda x: (seen.append(tuple(cupy.current)), real(x))[1]  # type: ignore[method-assign]
+    negative = cupy.negative
+
+    def watched(x: FakeArray) -> FakeArray:
+        seen.append(tuple(cupy.current))
+        return negative(x)
+
+    cupy.negative = watched  # type: ignore[method-assign]
     with tf.Session(cluster=Cluster(LoopbackTransport(), ClusterSpec({"worker": 1}))) as session:
         assert session.run(y, {x: [1.0, -2.0]}).tolist() == [-1.0, 2.0]
     assert seen == [ON_GPU_1]
