@@ -255,22 +255,25 @@ class BaseSession:
         error = None if failure is None else self._with_origin(failure)
         position = 0 if failure is None else _position(step.plan, failure.op)
         trace = "" if failure is None else failure.traceback
-        collective, deadline = self._cluster.collective, self._deadline
-        self._deadline = None
+        collective = self._cluster.collective
         collective.fail(call, error, position, trace)
 
         def finish() -> Exception:
             step.executor.drain()
-            return collective.settle(call, self._graph)
+            return collective.settle(call, self._graph, self._wait)
 
         def rest() -> None:
+            self._deadline = None
             finish()
 
-        if isinstance(error, errors.DeadlineExceededError) and deadline is not None:
-            # On time for the user; the messages still under way are taken in before the next call.
-            collective.postpone(rest)
-            return error
-        return finish()
+        if self._deadline is None or not isinstance(error, errors.DeadlineExceededError):
+            try:
+                return finish()
+            except errors.DeadlineExceededError as late:
+                error = error or self._with_origin(Failure(late, None, None, ""))
+        # On time for the user; the messages still under way are taken in before the next call.
+        collective.postpone(rest)
+        return error
 
     def _with_origin(self, failure: Failure) -> Exception:
         """This rank's error, saying where it is."""

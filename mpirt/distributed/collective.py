@@ -25,7 +25,7 @@ from mpirt.distributed.control import ControlPlane, Kind, to_error, to_record
 from mpirt.distributed.control_pb2 import ErrorRecord, Feed, Goodbye, OperationList, OperationSummary, Proposal, Settlement, Status, Verdict
 from mpirt.graph.fingerprint import digest, fingerprint, summary
 from mpirt.graph.graph import Graph, Operation
-from mpirt.runtime.rendezvous import Abandoned
+from mpirt.runtime.rendezvous import Abandoned, Wait
 
 _REMEMBERED_CALLS = 4096
 _DEADLINE = errors.DeadlineExceededError.__name__  # a wait given up; what it waited for may have failed elsewhere
@@ -225,20 +225,21 @@ class Collective:
             call.failure = error, settlement.error
         self.plane.send(0, Kind.SETTLEMENT, settlement)
 
-    def settle(self, call: Call, graph: Graph) -> Exception:
+    def settle(self, call: Call, graph: Graph, wait: Wait) -> Exception:
         """The one error of a failed call, the same on all ranks on which it failed.
 
         Parameters
         ----------
         call : this rank's call
         graph : where the failed operation is looked up
+        wait : how to wait; when it gives up, this may be called again
 
         Raises
         ------
         Abandoned
             If the job is broken meanwhile.
         """
-        record = self._answer(Kind.OUTCOME, call, "all ranks to end the failed step").error
+        record = self._answer(Kind.OUTCOME, call, "all ranks to end the failed step", wait).error
         self.plane.take(Kind.SETTLING, lambda s, m: m.call == call.number)
         self._open.discard(call.number)
         if call.failure is not None and call.failure[1] == record:
@@ -382,7 +383,7 @@ class Collective:
         self.plane.wait(complete, missing)
         return found
 
-    def _answer(self, kind: Kind, call: Call, what: str) -> Any:
+    def _answer(self, kind: Kind, call: Call, what: str, wait: Wait | None = None) -> Any:
         found: list[tuple[int, Any]] = []
 
         def arrived() -> bool:
@@ -390,7 +391,7 @@ class Collective:
             found.extend(self.plane.take(kind, lambda s, m: m.call == call.number))
             return bool(found)
 
-        self.plane.wait(arrived, lambda: f"{what}, call {call.number}, {call}")
+        (wait or self.plane.wait)(arrived, lambda: f"{what}, call {call.number}, {call}")
         return found[0][1]
 
 
