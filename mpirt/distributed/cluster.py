@@ -304,7 +304,8 @@ def _configure_logging() -> None:
         raise errors.InvalidArgumentError(
             f"environment variable MPIRT_LOG={level!r} is no log level.", hint="use DEBUG, INFO, WARNING or ERROR."
         )
-    _log.setLevel(level)
+    if _log.level == logging.NOTSET:  # the script has not chosen one itself
+        _log.setLevel(level)
 
 
 def _limit_blas_threads(cluster: Cluster) -> None:
