@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import mpirt as tf
-from mpirt.distributed.cluster import Cluster
 from mpirt.cluster.cluster_spec import ClusterSpec
+from mpirt.distributed.cluster import Cluster
 from mpirt.graph.default_session import default_session_stack
 from mpirt.graph.graph import Graph
 from mpirt.transport.loopback import LoopbackTransport
