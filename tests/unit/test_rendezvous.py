@@ -89,13 +89,14 @@ def test_what_arrives_is_what_was_sent(dtype: Any, shape: Any, value: Any, seed:
 
 
 def test_a_tensor_of_static_shape_travels_alone_and_an_unknown_one_behind_a_header_of_its_size() -> None:
-    for source, value, messages, nbytes in [
+    cases: list[tuple[Tensor | Operation, Any, int, int]] = [
         (tensor(tf.float32, [10]), np.zeros(10, np.float32), 1, 40),
         (tensor(tf.float32, [0]), np.zeros(0, np.float32), 1, 1),
         (tensor(tf.float32, [None]), np.zeros(10, np.float32), 1, 24 + 40),
         (tensor(tf.float32, [None, 1]), np.zeros((1000, 1), np.float32), 2, 32 + 4000),
         (tensor(tf.float32, []).op, None, 1, 1),
-    ]:
+    ]
+    for source, value, messages, nbytes in cases:
         pair = Pair(source)
         pair.send(value)
         counters = pair.transports[0].counters
