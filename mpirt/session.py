@@ -121,7 +121,7 @@ class BaseSession:
         self._num_steps = 0
         self._placed: dict[Operation, DeviceName] = {}
         self._pinned: dict[Operation, DeviceName] = {}
-        self._deadline_s: float | None = None
+        self._deadline: tuple[float, float] | None = None  # end of the current step by its timeout, and that timeout, in seconds
         self._lock = threading.RLock()
         self._closed = False
 
@@ -191,9 +191,9 @@ class BaseSession:
             if not mapper.leaves:
                 return mapper.rebuild(())
             timeout_ms = (options.timeout_in_ms if options is not None else 0) or self._config.operation_timeout_in_ms
-            deadline_s = time.perf_counter() + timeout_ms / 1000 if timeout_ms > 0 else None
+            deadline = (time.perf_counter() + timeout_ms / 1000, timeout_ms / 1000) if timeout_ms > 0 else None
             try:
-                return mapper.rebuild(self._run(mapper.leaves, feeds, deadline_s))
+                return mapper.rebuild(self._run(mapper.leaves, feeds, deadline))
             except Abandoned as abandoned:
                 raise abandoned.error.with_traceback(None) from None  # all later calls raise the same one
 
@@ -216,7 +216,7 @@ class BaseSession:
             mapper = self._mappers[fetches] = FetchMapper(self._graph, fetches)
         return mapper
 
-    def _run(self, leaves: _Leaves, feeds: dict[Tensor, Any], deadline_s: float | None) -> list[Any]:
+    def _run(self, leaves: _Leaves, feeds: dict[Tensor, Any], deadline: tuple[float, float] | None) -> list[Any]:
         if self._cluster.size == 1:
             step = self._by_key.get((leaves, frozenset(feeds))) or self._compile(leaves, feeds)
             arrays, failure = self._arrays(step, feeds)
@@ -229,7 +229,7 @@ class BaseSession:
                 raise failed.failure.error from failed.__cause__
         collective = self._cluster.collective
         call = collective.begin(self._number, tuple(f.name for f in leaves), caller_line())
-        self._deadline_s = deadline_s
+        self._deadline = deadline
         try:
             step = self._find_step(call, leaves, feeds)
             arrays, failure = self._arrays(step, feeds)
@@ -255,22 +255,25 @@ class BaseSession:
         error = None if failure is None else self._with_origin(failure)
         position = 0 if failure is None else _position(step.plan, failure.op)
         trace = "" if failure is None else failure.traceback
-        collective, deadline_s = self._cluster.collective, self._deadline_s
-        self._deadline_s = None
+        collective = self._cluster.collective
         collective.fail(call, error, position, trace)
 
         def finish() -> Exception:
             step.executor.drain()
-            return collective.settle(call, self._graph)
+            return collective.settle(call, self._graph, self._wait)
 
         def rest() -> None:
+            self._deadline = None
             finish()
 
-        if isinstance(error, errors.DeadlineExceededError) and deadline_s is not None:
-            # On time for the user; the messages still under way are taken in before the next call.
-            collective.postpone(rest)
-            return error
-        return finish()
+        if self._deadline is None or not isinstance(error, errors.DeadlineExceededError):
+            try:
+                return finish()
+            except errors.DeadlineExceededError as late:
+                error = error or self._with_origin(Failure(late, None, None, ""))
+        # On time for the user; the messages still under way are taken in before the next call.
+        collective.postpone(rest)
+        return error
 
     def _with_origin(self, failure: Failure) -> Exception:
         """This rank's error, saying where it is."""
@@ -285,10 +288,18 @@ class BaseSession:
     def _wait(self, ready: Callable[[], bool], what: Callable[[], str]) -> None:
         """How this session's steps wait: under the job's control plane, and no longer than the user allows."""
         plane = self._cluster.plane
-        if self._deadline_s is None:
+        if self._deadline is None:
             plane.wait(ready, what)
-        else:
-            wait_until(ready, what, timeout_s=max(self._deadline_s - time.perf_counter(), 1e-6), on_idle=plane.watch(what))
+            return
+        end, timeout_s = self._deadline
+        try:
+            wait_until(ready, what, timeout_s=max(end - time.perf_counter(), 1e-6), on_idle=plane.watch(what))
+        except errors.DeadlineExceededError:
+            raise errors.DeadlineExceededError(
+                f"the step did not end within its timeout of {timeout_s:g} s; it was waiting for {what()}.",
+                hint="find out what the other side does meanwhile, or allow more time (operation_timeout_in_ms of the session's"
+                " config, timeout_in_ms of RunOptions).",
+            ) from None
 
     # ---- compiling
 

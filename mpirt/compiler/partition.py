@@ -115,12 +115,10 @@ class _Crossing:
             if self._placement[tensor.op].task != dst:
                 found[self._edge(tensor, self._origin(tensor), dst)] = None
         for control in op.control_inputs:
-            if self._placement[control].task != dst:
-                # A tensor that starts behind the same operation and comes to this task anyway tells as much as a message of its own.
-                told = any(self.edges[i].after is control and self.edges[i].source not in self._fed for i in found)
-                if not told:
-                    carrier = next((t for t in control.outputs if (t, control, dst) in self._known and t not in self._fed), control)
-                    found[self._edge(carrier, control, dst)] = None
+            # A tensor that starts behind the same operation and comes to this task anyway tells as much as a message of its own.
+            if self._placement[control].task != dst and all(self.edges[i].after is not control for i in found):
+                carrier = next((t for t in control.outputs if (t, control, dst) in self._known and t not in self._fed), control)
+                found[self._edge(carrier, control, dst)] = None
         if op.definition.takes_refs:
             self._note_change(op)
         return tuple(found)

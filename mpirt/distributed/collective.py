@@ -7,7 +7,8 @@ step itself makes known to all is every rank's; a deadline that a rank sets for 
 rank 0 asks all ranks how the call ended for them.
 
 Where ranks don't make the same calls, somebody waits in vain. Whoever waits long tells rank 0 what it is doing
-(``Status``); rank 0 compares that with the others' calls and breaks the job with one error that names both sides.
+(``Status``); rank 0 compares that with the others' calls, also those that they have left behind, and breaks the job with
+one error that names both sides.
 Does not own: compiling and running (``session``), messages and waits (``control``).
 """
 
@@ -24,7 +25,7 @@ from mpirt.distributed.control import ControlPlane, Kind, to_error, to_record
 from mpirt.distributed.control_pb2 import ErrorRecord, Feed, Goodbye, OperationList, OperationSummary, Proposal, Settlement, Status, Verdict
 from mpirt.graph.fingerprint import digest, fingerprint, summary
 from mpirt.graph.graph import Graph, Operation
-from mpirt.runtime.rendezvous import Abandoned
+from mpirt.runtime.rendezvous import Abandoned, Wait
 
 _REMEMBERED_CALLS = 4096
 _DEADLINE = errors.DeadlineExceededError.__name__  # a wait given up; what it waited for may have failed elsewhere
@@ -40,6 +41,10 @@ class Call:
     where: str
     proposed: bool = False
     failure: tuple[Exception, ErrorRecord] | None = None  # what failed on this rank
+
+    def status(self, waiting_for: str = "") -> Status:
+        """The call as a message."""
+        return Status(call=self.number, session=self.session, fetches=self.fetches, where=self.where, waiting_for=waiting_for)
 
     def __str__(self) -> str:
         names = ", ".join(self.fetches[:4]) + (f" and {len(self.fetches) - 4} more" if len(self.fetches) > 4 else "")
@@ -61,7 +66,7 @@ class Collective:
         self._open: set[int] = set()  # calls that have begun and not come to their end on this rank
         self._unfinished: Callable[[], None] | None = None  # the rest of a call that this rank left by its own deadline
         self._settling: dict[int, dict[int, Settlement]] = {}  # rank 0: how failed calls ended, by call and rank
-        self._statuses: dict[int, Status] = {}
+        self._statuses: dict[int, Status] = {}  # rank 0: calls in which ranks have waited for long
         self._goodbyes: dict[int, int] = {}
         plane.status = self._status
         plane.on_poll = self._progress
@@ -95,10 +100,9 @@ class Collective:
         call = self._current = Call(self._next, session, fetches, where)
         self._open.add(call.number)
         self._next += 1
-        if self.rank == 0:
-            self._calls[call.number] = call
-            if len(self._calls) > _REMEMBERED_CALLS:
-                self._calls.popitem(last=False)
+        self._calls[call.number] = call
+        if len(self._calls) > _REMEMBERED_CALLS:
+            self._calls.popitem(last=False)
         return call
 
     def end(self) -> None:
@@ -141,18 +145,20 @@ class Collective:
         proposal.fingerprint = fingerprint(operations)
         self.plane.send(0, Kind.PROPOSAL, proposal)
         if self.rank == 0:
-            self._judge(call, operations)
-        verdict = self._answer(Kind.VERDICT, call, "rank 0 to compare the first step of this signature on all ranks")
-        if verdict.describe:
-            self.plane.send(0, Kind.OPERATIONS, _describe(call, operations))
-            verdict = self._answer(Kind.VERDICT, call, "rank 0 to find the first operation that differs between the ranks")
+            verdict = self._judge(call, operations)
+            self.plane.send_all(Kind.VERDICT, verdict)
+        else:
+            verdict = self._answer(Kind.VERDICT, call, "rank 0 to compare the first step of this signature on all ranks")
+            if verdict.describe:
+                self.plane.send(0, Kind.OPERATIONS, _describe(call, operations))
+                verdict = self._answer(Kind.VERDICT, call, "rank 0 to find the first operation that differs between the ranks")
         if verdict.HasField("error"):
             self.plane.broken = self.plane.broken or to_error(verdict.error, None)
             raise Abandoned(self.plane.broken)
         return {feed.name: list(feed.ranks) for feed in verdict.feeds}
 
-    def _judge(self, call: Call, operations: Sequence[Operation]) -> None:
-        """Rank 0: gather all proposals of the call and answer them."""
+    def _judge(self, call: Call, operations: Sequence[Operation]) -> Verdict:
+        """Rank 0: the answer to all proposals of the call."""
         proposals = self._gather(Kind.PROPOSAL, call, "propose the same call")
         mine = proposals[0]
         asked = [(p.session, list(p.fetches)) for _, p in sorted(proposals.items())]
@@ -160,29 +166,26 @@ class Collective:
         if different:
             other = proposals[different[0]]
             theirs = Call(call.number, other.session, tuple(other.fetches), other.where)
-            self._refuse(call, self._disagreement(call.number, [(0, str(call)), (different[0], str(theirs))]))
-            return
+            return _refusal(call, self._disagreement(call.number, [(0, str(call)), (different[0], str(theirs))]))
         different = [r for r in range(1, self.size) if proposals[r].options != mine.options]
         if different:
             rank = different[0]
-            self._refuse(call, errors.InvalidArgumentError(
+            return _refusal(call, errors.InvalidArgumentError(
                 f"ranks made their sessions with different options: rank 0 has {mine.options!r},"
                 f" {self.plane.describe_rank(rank)} has {proposals[rank].options!r}.",
                 hint="make the Session with the same arguments on every rank.",
             ))  # fmt: skip
-            return
         different = [r for r in range(1, self.size) if proposals[r].fingerprint != mine.fingerprint]
         if different:
-            self._answer_all(Verdict(call=call.number, describe=True))
+            self.plane.send_all(Kind.VERDICT, Verdict(call=call.number, describe=True))
             self.plane.send(0, Kind.OPERATIONS, _describe(call, operations))
             lists = self._gather(Kind.OPERATIONS, call, "list their operations")
-            self._refuse(call, self._difference(lists, different))
-            return
+            return _refusal(call, self._difference(lists, different))
         feeders: dict[str, list[int]] = {}
         for r in range(self.size):
             for name in proposals[r].feeds:
                 feeders.setdefault(name, []).append(r)
-        self._answer_all(Verdict(call=call.number, feeds=[Feed(name=n, ranks=feeders[n]) for n in sorted(feeders)]))
+        return Verdict(call=call.number, feeds=[Feed(name=n, ranks=feeders[n]) for n in sorted(feeders)])
 
     def _difference(self, lists: dict[int, OperationList], different: Sequence[int]) -> errors.InvalidArgumentError:
         """The error that names the first operation that differs, with the user's line on both sides."""
@@ -204,13 +207,6 @@ class Collective:
             hint="build the same graph on every rank: no operation may depend on the rank, on time, on a set's order or on a random name.",
         )
 
-    def _refuse(self, call: Call, error: Exception) -> None:
-        self._answer_all(Verdict(call=call.number, error=to_record(error)))
-
-    def _answer_all(self, verdict: Verdict) -> None:
-        self.plane.send_all(Kind.VERDICT, verdict)
-        self.plane.send(0, Kind.VERDICT, verdict)
-
     # ---- settlement of a failed call
 
     def fail(self, call: Call, error: Exception | None, position: int, traceback: str) -> None:
@@ -229,20 +225,21 @@ class Collective:
             call.failure = error, settlement.error
         self.plane.send(0, Kind.SETTLEMENT, settlement)
 
-    def settle(self, call: Call, graph: Graph) -> Exception:
+    def settle(self, call: Call, graph: Graph, wait: Wait) -> Exception:
         """The one error of a failed call, the same on all ranks on which it failed.
 
         Parameters
         ----------
         call : this rank's call
         graph : where the failed operation is looked up
+        wait : how to wait; when it gives up, this may be called again
 
         Raises
         ------
         Abandoned
             If the job is broken meanwhile.
         """
-        record = self._answer(Kind.OUTCOME, call, "all ranks to end the failed step").error
+        record = self._answer(Kind.OUTCOME, call, "all ranks to end the failed step", wait).error
         self.plane.take(Kind.SETTLING, lambda s, m: m.call == call.number)
         self._open.discard(call.number)
         if call.failure is not None and call.failure[1] == record:
@@ -254,6 +251,9 @@ class Collective:
         for _, question in self.plane.take(Kind.SETTLING, lambda s, m: m.call < self._next and m.call not in self._open):
             self.plane.send(0, Kind.SETTLEMENT, Settlement(call=question.call))
         self.plane.take(Kind.OUTCOME, lambda s, m: m.call not in self._open)  # of calls that went well here
+        for _, question in self.plane.take(Kind.QUESTION, lambda s, m: m.call < self._next):
+            if (call := self._calls.get(question.call)) is not None:
+                self.plane.send(0, Kind.ANSWER, call.status())
         if self.rank == 0:
             self._settle_all()
             self._compare()
@@ -323,9 +323,7 @@ class Collective:
 
     def _status(self, waiting_for: str) -> Status | None:
         call = self._current
-        if call is None:
-            return None
-        return Status(call=call.number, session=call.session, fetches=call.fetches, where=call.where, waiting_for=waiting_for)
+        return None if call is None else call.status(waiting_for)
 
     def _compare(self) -> None:
         """Rank 0: break the job if the ranks can't be making the same calls."""
@@ -334,10 +332,12 @@ class Collective:
             self._goodbyes[source] = goodbye.calls
         for source, status in plane.take(Kind.STATUS, lambda s, m: True):
             self._statuses[source] = status
-        stuck = {r: Call(s.call, s.session, tuple(s.fetches), s.where) for r, s in self._statuses.items()}
+            plane.send_all(Kind.QUESTION, Status(call=status.call))  # maybe a rank has gone on from another call of this number
+        told = [*self._statuses.items(), *plane.take(Kind.ANSWER, lambda s, m: True)]
+        made = [(r, Call(s.call, s.session, tuple(s.fetches), s.where)) for r, s in told]
         for rank, proposal in plane.mail[Kind.PROPOSAL]:
-            stuck[rank] = Call(proposal.call, proposal.session, tuple(proposal.fetches), proposal.where, proposed=True)
-        for rank, theirs in stuck.items():
+            made.append((rank, Call(proposal.call, proposal.session, tuple(proposal.fetches), proposal.where, proposed=True)))
+        for rank, theirs in made:
             mine = self._calls.get(theirs.number)
             if mine is not None and (mine.session, mine.fetches) != (theirs.session, theirs.fetches):
                 plane.break_job(self._disagreement(theirs.number, [(0, str(mine)), (rank, str(theirs))]))
@@ -383,7 +383,7 @@ class Collective:
         self.plane.wait(complete, missing)
         return found
 
-    def _answer(self, kind: Kind, call: Call, what: str) -> Any:
+    def _answer(self, kind: Kind, call: Call, what: str, wait: Wait | None = None) -> Any:
         found: list[tuple[int, Any]] = []
 
         def arrived() -> bool:
@@ -391,8 +391,12 @@ class Collective:
             found.extend(self.plane.take(kind, lambda s, m: m.call == call.number))
             return bool(found)
 
-        self.plane.wait(arrived, lambda: f"{what}, call {call.number}, {call}")
+        (wait or self.plane.wait)(arrived, lambda: f"{what}, call {call.number}, {call}")
         return found[0][1]
+
+
+def _refusal(call: Call, error: Exception) -> Verdict:
+    return Verdict(call=call.number, error=to_record(error))
 
 
 def _describe(call: Call, operations: Sequence[Operation]) -> OperationList:

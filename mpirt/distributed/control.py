@@ -8,6 +8,7 @@ Owns: kinds of message, errors as messages, ``wait``. Does not own: what ranks a
 from __future__ import annotations
 
 import builtins
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -51,6 +52,8 @@ class Kind(IntEnum):
     TABLE = 12
     SETTLING = 13
     ENDING = 14
+    QUESTION = 15
+    ANSWER = 16
 
 
 _MESSAGE: dict[Kind, Any] = {
@@ -63,6 +66,8 @@ _MESSAGE: dict[Kind, Any] = {
     Kind.SETTLING: Settlement,
     Kind.OUTCOME: Settlement,
     Kind.STATUS: Status,
+    Kind.QUESTION: Status,
+    Kind.ANSWER: Status,
     Kind.GOODBYE: Goodbye,
     Kind.LEAVE: Goodbye,
     Kind.ENDING: Goodbye,
@@ -126,7 +131,10 @@ class ControlPlane:
         """Tell all ranks that the job can't go on, and why."""
         if self.broken is None:
             self.broken = error
-            self.send_all(Kind.BROKEN, to_record(error))
+            record = to_record(error)
+            for dest in self._others:
+                with contextlib.suppress(errors.OpError):  # a dead rank can't be told
+                    self.send(dest, Kind.BROKEN, record)
 
     def abort(self, code: int) -> NoReturn:
         """End the job with exit status ``code``. This rank has said why; the others, told of it, don't report its death."""
@@ -150,10 +158,10 @@ class ControlPlane:
             if dead is not None:
                 self.poll()  # its last words may be there already
                 if self.broken is None and time.perf_counter() > self._ending_until:
-                    self.broken = errors.UnavailableError(
+                    self.break_job(errors.UnavailableError(  # ranks of other hosts can't see it
                         f"{self.describe_rank(dead)} is gone: its process has ended.",
                         hint="look for its last output (killed, out of memory, crash), then start the job again.",
-                    )
+                    ))  # fmt: skip
         if self.broken is not None:
             raise Abandoned(self.broken)
 

@@ -8,10 +8,11 @@ the plan is still sent (empty), so that the step ends on every rank and leaves n
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from operator import length_hint
 from types import ModuleType
 from typing import Any
 
@@ -150,11 +151,17 @@ class Executor:
         values = self._template.copy()
         for slot, value in feeds.items():
             values[slot] = value
-        position = 0
+        calls = iter(self._code)
         try:
             with np.errstate(all="ignore"):
-                for call, ins, out, frees in self._code:
-                    result = call(*[values[i] for i in ins])
+                for call, ins, out, frees in calls:
+                    if len(ins) == 2:  # most calls have one or two inputs; a list of them costs as much as a small kernel
+                        a, b = ins
+                        result = call(values[a], values[b])
+                    elif len(ins) == 1:
+                        result = call(values[ins[0]])
+                    else:
+                        result = call(*[values[i] for i in ins])
                     if out.__class__ is int:
                         if out >= 0:
                             values[out] = result
@@ -162,20 +169,25 @@ class Executor:
                         for slot, item in zip(out, result, strict=True):
                             if slot >= 0:
                                 values[slot] = item
-                    for slot in frees:
-                        values[slot] = None
-                    position += 1
+                    if frees:
+                        for slot in frees:
+                            values[slot] = None
         except DeadTensor:
-            self._end_dead(position)
+            self._end_dead(self._position(calls))
             raise StepFailed(None) from None
         except Abandoned:
             raise
         except Exception as error:
+            position = self._position(calls)
             failed = self._failure(error, position)
             del values
             self._end_dead(position)
             raise StepFailed(failed) from error
         return [None if slot == NO_SLOT else values[slot] for slot in self._program.fetches]
+
+    def _position(self, calls: Iterator[object]) -> int:
+        """Number of the instruction that the loop over ``calls`` was at: counting in the loop would cost every call."""
+        return len(self._code) - 1 - length_hint(calls)
 
     def pending(self) -> bool:
         """Whether messages of the last step are still under way to their receivers."""

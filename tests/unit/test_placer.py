@@ -388,6 +388,16 @@ def test_the_variable_wins_over_an_operation_that_changes_it_and_asks_for_anothe
     assert placed(elsewhere.op, change) == [at("ps 1", "GPU:1")] * 2
 
 
+def test_the_request_of_an_operation_that_changes_a_variable_is_the_last_to_count() -> None:
+    v = tf.Variable(1.0)
+    change = tf.assign_add(v, 1.0)
+    change.op._set_device("/job:ps/task:1/cpu:0")
+    with tf.colocate_with(v.op):
+        reader = tf.negative(v)
+    reader.op._set_device("/job:ps/task:0")
+    assert placed(v.op, change, reader) == [at("ps 0")] * 3
+
+
 def test_slots_initialisers_and_updates_sit_with_their_variable() -> None:
     with tf.device("/job:ps/task:1/cpu:0"):
         v = tf.Variable([1.0], name="v")

@@ -1,0 +1,172 @@
+"""Which tensors cross between tasks: exactly those that must, once each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+
+import mpirt as tf
+from mpirt.cluster.task import Task
+from mpirt.compiler.partition import Plan
+from mpirt.graph.graph import Graph, Operation, Tensor
+from tests.unit.planning import Step, steps
+
+PS0, PS1, WORKER = "/job:ps/task:0", "/job:ps/task:1", "/job:worker/task:0"
+
+
+@pytest.fixture(autouse=True)
+def graph() -> Iterator[Graph]:
+    with Graph().as_default() as g:
+        yield g
+
+
+def plan_of(*fetches: Tensor | Operation, feeds: tuple[Tensor, ...] = ()) -> Plan:
+    return Step(tf.get_default_graph(), fetches, feeds).plan()
+
+
+def edges(plan: Plan) -> list[str]:
+    return [str(edge) for edge in plan.edges]
+
+
+@settings(max_examples=200, deadline=None)
+@given(steps(variables=False))
+def test_the_tensors_that_cross_are_those_with_a_consumer_on_another_task_once_for_each_task(step: Step) -> None:
+    plan, fed = step.plan(), set(step.feeds)
+    running = [node.op for node in plan.nodes if node.fed is None]
+    wanted = {(t, plan.device_of(op).task) for op in running for t in op.inputs if plan.device_of(t).task != plan.device_of(op).task}
+    found = [(e.source, e.dst) for e in plan.edges if isinstance(e.source, Tensor)]
+    assert set(found) == wanted and len(found) == len(wanted)
+    controls = {(c, plan.device_of(op).task) for op in running for c in op.control_inputs}
+    tokens = [(e.source, e.dst) for e in plan.edges if isinstance(e.source, Operation)]
+    assert len(set(tokens)) == len(tokens) and set(tokens) <= {(c, task) for c, task in controls if plan.device_of(c).task != task}
+    for op, task in controls - set(tokens):  # the others are told by a tensor, or live on the same task
+        assert plan.device_of(op).task == task or any((t, task) in wanted and t not in fed for t in op.outputs)
+
+
+@settings(max_examples=200, deadline=None)
+@given(steps())
+def test_each_node_waits_for_what_it_needs_from_other_tasks_and_each_edge_starts_behind_its_producer(step: Step) -> None:
+    plan, fed = step.plan(), set(step.feeds)
+    for node in plan.nodes:
+        if node.fed is not None:
+            assert not node.waits and all(plan.edges[i].source is node.fed for i in node.sends)
+            continue
+        assert all(plan.edges[i].dst == node.device.task for i in node.waits)
+        assert all(plan.edges[i].after is node.op and plan.edges[i].source not in fed for i in node.sends)
+        away = {t for t in node.op.inputs if plan.device_of(t).task != node.device.task}
+        assert away <= {plan.edges[i].source for i in node.waits}
+        for control in node.op.control_inputs:
+            told = {o for i in node.waits if plan.edges[i].source not in fed for o in (plan.edges[i].producer, plan.edges[i].after)}
+            assert plan.device_of(control).task == node.device.task or control in told
+    assert sorted(i for node in plan.nodes for i in node.sends) == list(range(len(plan.edges)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(steps())
+def test_a_reader_elsewhere_gets_the_value_behind_the_last_change_before_it(step: Step) -> None:
+    """Followed by hand along the order: who changed the variable last when its reader's turn comes."""
+    plan = step.plan()
+    last: dict[str, Operation] = {}
+    for node in plan.nodes:
+        if node.fed is not None:
+            continue
+        refs = [t for t in node.op.inputs if t.dtype.is_ref and t not in step.feeds]
+        for tensor in refs:
+            if plan.device_of(tensor).task != node.device.task:
+                (edge,) = [plan.edges[i] for i in node.waits if plan.edges[i].source is tensor]
+                assert edge.after is last.get(_variable(tensor), tensor.op)
+        if node.op.type in ("AssignAdd", "Assign"):
+            last[_variable(node.op.inputs[0])] = node.op
+
+
+def _variable(tensor: Tensor) -> str:
+    while tensor.op.type != "VariableV2":
+        tensor = tensor.op.inputs[0]
+    return tensor.op.name
+
+
+# -------------------------------------------------------------------------------------------------------- by example
+
+
+def test_a_tensor_that_two_operations_of_a_task_read_crosses_once() -> None:
+    with tf.device(PS0):
+        w = tf.constant([1.0, 2.0, 3.0], name="w")
+    with tf.device(WORKER):
+        readers = [tf.negative(w), tf.exp(w)]
+    plan = plan_of(*readers)
+    assert edges(plan) == [f"w:0 {PS0} -> {WORKER}"]
+    assert plan.edges[0].nbytes == 12
+    assert [node.waits for node in plan.nodes] == [(), (0,), (0,)]
+
+
+def test_a_tensor_that_two_tasks_read_crosses_to_each() -> None:
+    with tf.device(PS0):
+        w = tf.constant(1.0, name="w")
+    with tf.device(PS1):
+        a = tf.negative(w)
+    with tf.device(WORKER):
+        b = tf.negative(w)
+    assert edges(plan_of(a, b)) == [f"w:0 {PS0} -> {PS1}", f"w:0 {PS0} -> {WORKER}"]
+
+
+def test_devices_of_one_task_have_no_edge_between_them() -> None:
+    with tf.device(PS0 + "/gpu:0"):
+        w = tf.constant(1.0)
+    with tf.device(PS0 + "/gpu:1"):
+        x = tf.negative(w)
+    with tf.device(PS0 + "/cpu:0"), tf.control_dependencies([w]):
+        y = tf.negative(x)
+    assert edges(plan_of(y)) == []
+
+
+def test_two_operations_of_a_task_that_wait_for_one_operation_need_one_token() -> None:
+    with tf.device(PS0):
+        first = tf.no_op(name="first")
+    with tf.device(WORKER), tf.control_dependencies([first]):
+        after = [tf.no_op(), tf.no_op()]
+    plan = plan_of(*after)
+    assert edges(plan) == [f"^first {PS0} -> {WORKER}"] and plan.edges[0].nbytes == 1
+
+
+def test_a_tensor_of_the_operation_tells_that_it_has_run_so_no_token_is_sent() -> None:
+    with tf.device(PS0):
+        a = tf.negative(tf.constant(1.0), name="a")
+    with tf.device(WORKER):
+        b = tf.negative(a, name="b")
+        with tf.control_dependencies([a]):
+            c = tf.exp(b, name="c")
+    plan = plan_of(b, c)
+    assert edges(plan) == [f"a:0 {PS0} -> {WORKER}"]
+    assert {node.op.name: node.waits for node in plan.nodes if node.device.task == Task("worker", 0)} == {"b": (0,), "c": (0,)}
+
+
+def test_a_fed_tensor_tells_nothing_about_its_operation() -> None:
+    with tf.device(PS0):
+        a = tf.negative(tf.constant(1.0), name="a")
+    with tf.device(WORKER):
+        b = tf.negative(a)
+        with tf.control_dependencies([a]):
+            c = tf.exp(b)
+    assert sorted(edges(plan_of(c, feeds=(a,)))) == [f"^a {PS0} -> {WORKER}", f"a:0 {PS0} -> {WORKER}"]
+
+
+def test_a_token_is_not_needed_behind_a_change_whose_variable_is_read() -> None:
+    with tf.device(PS0):
+        v = tf.Variable(1.0, name="v")
+        change = tf.assign_add(v, 1.0)
+    with tf.device(WORKER), tf.control_dependencies([change]):
+        y = tf.identity(v._as_graph_element())
+    plan = plan_of(y)
+    assert edges(plan) == [f"v:0 {PS0} -> {WORKER}"] and plan.edges[0].after is change.op
+
+
+def test_bytes_of_a_tensor_are_unknown_where_its_shape_or_its_type_does_not_tell() -> None:
+    with tf.device(PS0):
+        x, text = tf.placeholder(tf.float64, [None, 2]), tf.constant(["a"])
+        y = tf.negative(tf.placeholder(tf.float64, [3, 2]))
+    with tf.device(WORKER + "/cpu:0"):
+        readers = [tf.identity(x), tf.identity(text), tf.identity(y)]
+    sizes = {e.producer.type: e.nbytes for e in plan_of(*readers).edges}
+    assert sizes == {"Placeholder": None, "Const": None, "Neg": 48}
