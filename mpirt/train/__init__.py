@@ -30,7 +30,8 @@ from mpirt.train.training_util import (
 
 __all__ = [
     "AdagradOptimizer", "AdamOptimizer", "ClusterSpec", "Coordinator", "ExponentialMovingAverage",
-    "GradientDescentOptimizer", "GreedyLoadBalancingStrategy", "LooperThread", "MomentumOptimizer", "NameHashStrategy", "Optimizer", "RMSPropOptimizer",
+    "GradientDescentOptimizer", "GreedyLoadBalancingStrategy", "LooperThread", "MomentumOptimizer", "NameHashStrategy",
+    "Optimizer", "RMSPropOptimizer",
     "assert_global_step", "byte_size_load_fn", "cosine_decay", "create_global_step", "exponential_decay",
     "get_global_step", "get_or_create_global_step", "global_step", "inverse_time_decay", "natural_exp_decay",
     "piecewise_constant", "polynomial_decay", "replica_device_setter",

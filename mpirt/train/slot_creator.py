@@ -57,6 +57,5 @@ def _create(primary: Any, name: str, colocate: bool, **how: Any) -> Any:
         slot = get_variable("", trainable=False, **how)
     of = primary._get_save_slice_info() if isinstance(primary, Variable) else None
     if of is not None and slot.shape.dims_tuple == primary.shape.dims_tuple:
-        full_name = of.full_name + slot.op.name.removeprefix(primary.op.name)
-        slot._set_save_slice_info(replace(of, full_name=full_name))
+        slot._set_save_slice_info(replace(of, full_name=slot.op.name.replace(primary.op.name, of.full_name)))
     return slot

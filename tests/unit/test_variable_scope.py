@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import mpirt as tf
-from mpirt import errors
 from mpirt.graph.graph import Graph
 from mpirt.ops.variable_scope import (
     AUTO_REUSE,
