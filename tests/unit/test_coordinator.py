@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 import mpirt as tf
-
-Coordinator, LooperThread = tf.train.Coordinator, tf.train.LooperThread
+from mpirt.train import Coordinator, LooperThread
 
 
 class Threads:
@@ -44,6 +43,10 @@ def threads() -> Iterator[Threads]:
 
 def out_of_range() -> tf.errors.OutOfRangeError:
     return tf.errors.OutOfRangeError(None, None, "no more input")
+
+
+def fail(error: BaseException) -> None:
+    raise error
 
 
 # ------------------------------------------------------------------------------------------------------------- stop
@@ -121,7 +124,7 @@ def test_stop_on_exception_turns_any_exception_of_its_block_into_a_stop() -> Non
     for error in (ValueError("v"), SystemExit(3), KeyboardInterrupt()):
         coord = Coordinator()
         with coord.stop_on_exception():
-            raise error
+            fail(error)
         assert coord.should_stop()
         with pytest.raises(type(error)):
             coord.join()
