@@ -97,22 +97,20 @@ class BaseSession:
     ) -> None:
         if not isinstance(target, str):
             raise TypeError(f"target must be a string, but got {target!r}")
-        if target:
-            raise errors.UnimplementedError(
-                f"session target {target!r}: this version of mpirt runs collective sessions only.",
-                hint='leave the target out, or pass "".',
-            )
+        if target and master is not None:
+            raise ValueError(f"target {target!r} and master {master!r} both name the master task; give one of them.")
         if config is not None and not hasattr(config, "allow_soft_placement"):
             raise TypeError(f"config must be a ConfigProto, but got {config!r}")
         if fetch_on not in ("all", "owner"):
             raise ValueError(f"fetch_on must be 'all' or 'owner', not {fetch_on!r}.")
+        self._target = target
         self._config = config if config is not None else ConfigProto()
         self._graph = graph if graph is not None else get_default_graph()
         if not isinstance(self._graph, Graph):
             raise TypeError(f"graph must be a mpirt.Graph, but got {graph!r}")
         self._cluster = cluster if cluster is not None else _default_cluster(self._config)
         self._fetch_on = fetch_on
-        self._rules = PlacementRules(_master_task(master, self._cluster), bool(self._config.allow_soft_placement), task_default)
+        self._rules = PlacementRules(_master_task(target, master, self._cluster), bool(self._config.allow_soft_placement), task_default)
         self._state = SessionState(ResourceManager(), self._cluster.devices)
         self._number = self._cluster.next_session()
         self._steps: dict[_Leaves, list[_Step]] = {}
@@ -139,8 +137,8 @@ class BaseSession:
 
     @property
     def sess_str(self) -> str:
-        """The target, empty for a collective session."""
-        return ""
+        """The target as it was given."""
+        return self._target
 
     def placement(self) -> dict[str, str]:
         """Device of every operation of the graph: name -> ``/job:ps/task:0/device:CPU:0``, sorted by name.
@@ -456,7 +454,7 @@ class Session(BaseSession):
 
     Parameters
     ----------
-    target : ``""``
+    target : ``""``, or the address of the master task, as a label: a session is collective in either case
     graph : Graph, by default the current one
     config : ConfigProto; ``allow_soft_placement``, ``log_device_placement``, ``operation_timeout_in_ms`` and ``cluster_def`` are used
     fetch_on : ``"all"`` - fetched values arrive on every rank; ``"owner"`` - only where they live, None elsewhere
@@ -512,7 +510,13 @@ def _default_cluster(config: Any) -> Cluster:
     return cluster(ClusterSpec(config.cluster_def) if config.cluster_def.job else None)
 
 
-def _master_task(master: str | None, cluster: Cluster) -> Task:
+def _master_task(target: str, master: str | None, cluster: Cluster) -> Task:
+    if target:
+        try:
+            return cluster.spec.task_of_address(target)
+        except ValueError as error:
+            hint = "give the address of a task, as in the ClusterSpec, or leave the target out."
+            raise errors.NotFoundError(f"session target {target!r}: {error}", hint=hint) from None
     if master is None:
         return default_master(cluster.inventory)
     spec = DeviceSpec.from_string(master)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.launch import Result
+from tests.launch import Job, Result, find_launcher
 from tests.mpirun_plugin import ExpectedStatus, Mpirun
 
 START = """
@@ -57,6 +58,10 @@ TIMEOUT = (
     "DeadlineExceededError: the step did not end within its timeout of 0.3 s; it was waiting for tensor 'slow:0' from"
     " /job:worker/task:1 on rank 1 (for fetch). | defined at {at:slow}. | failed on RANK. | Mend: find out what the other side does"
     " meanwhile, or allow more time (operation_timeout_in_ms of the session's config, timeout_in_ms of RunOptions)."
+)
+ALONE = (
+    "FailedPreconditionError: the launcher started 3 processes, but for MPI this one is alone (rank 0 of 1): launcher and library"
+    " are of different MPIs. Library: ...; started by ... | Mend: use the mpirun that belongs to this library; ..."
 )
 
 
@@ -392,13 +397,9 @@ for name in [n for n in os.environ if n.startswith(("OMPI_", "PMI", "PMIX", "PRT
         del os.environ[name]
 os.environ.update(OMPI_COMM_WORLD_RANK=str(rank), OMPI_COMM_WORLD_SIZE="3", OMPI_COMM_WORLD_LOCAL_RANK=str(rank))
 attempt(tf.cluster)
-os._exit(7)
 """,
-        tells=(
-            "FailedPreconditionError: the launcher started 3 processes, but for MPI this one is alone (rank 0 of 1): launcher and library"
-            " are of different MPIs. Library: ...; started by ... | Mend: use the mpirun that belongs to this library; ...",
-        ),
-        rc="nonzero",
+        tells=(ALONE,),
+        rc=None,
     ),
     Case(
         "mpi4py beside a session",
@@ -485,7 +486,9 @@ while True:
     assert not result.timed_out and not result.leftovers and result.rc != 0, result
     assert took < 5, result
     said = re.search(rf"UnavailableError: rank {victim} \(host \S+, pid {pid}, /job:worker/task:{victim}\) is gone", result.stderr)
-    assert said or re.search(rf"PID {pid}\b", result.stdout + result.stderr), result
+    # MPICH's launcher may end the survivors first and then names the process whose end it saw first, not always the killed one.
+    told = rf"PID {pid}\b" if mpirun.mpi != "mpich" else r"EXIT CODE: 9"
+    assert said or re.search(told, result.stdout + result.stderr), result
 
 
 def test_a_rank_that_leaves_without_a_word_ends_the_job(mpirun: Mpirun) -> None:
@@ -502,6 +505,22 @@ tell("not reached")
     if mpirun.mpi == "openmpi":
         assert result.rc != 0
         assert re.search(r"UnavailableError: rank 1 \(host \S+, pid \d+, /job:worker/task:1\) is gone", result.stderr), result
+
+
+def test_the_launcher_of_the_other_mpi_is_refused(mpirun: Mpirun, tmp_path: Path) -> None:
+    other = {"openmpi": "mpich", "mpich": "openmpi"}.get(mpirun.mpi, "none")
+    path = Path(sys.prefix).with_name(f".venv-{other}") / "bin" / "mpirun"
+    if not path.exists():
+        pytest.skip(f"there is no environment {path.parent.parent.name} with the other MPI")
+    script = tmp_path / "script.py"
+    script.write_text((START + "attempt(tf.cluster)\n").lstrip("\n"))
+    with Job(find_launcher(str(path)), 3, [str(script)]) as job:
+        result = job.wait(15)
+    if mpirun.mpi == "mpich" and not result.stdout.strip():  # MPICH itself sees it, and ends the process
+        assert result.rc != 0 and not result.timed_out, result
+        assert "unsupported PMI version PMIx" in result.stderr, result
+    else:
+        judge(Case("another launcher", "attempt(tf.cluster)\n", tells=(ALONE,)), result)
 
 
 def test_ranks_that_wait_for_a_stopped_one_say_for_what_and_go_on_when_it_does(mpirun: Mpirun) -> None:
@@ -534,16 +553,18 @@ tell("done")
 
 
 def test_a_step_with_a_timeout_ends_on_time_though_a_rank_is_stopped(mpirun: Mpirun) -> None:
+    """Rank 0 hears from rank 2, whose time is up first, that the step has failed, but not from rank 1 how it ended there."""
     script = LOOP + """
-quick = tf.Session(config=tf.ConfigProto(operation_timeout_in_ms=500))
+quick = tf.Session()
 quick.run(v.initializer)
 quick.run(w)
+own_time = tf.RunOptions(timeout_in_ms=400 if rank == 2 else 800)
 tell("ready")
 if rank == 1:
     os.kill(os.getpid(), signal.SIGSTOP)
 began = time.perf_counter()
 try:
-    quick.run(w)
+    quick.run(w, options=own_time)
 except tf.errors.DeadlineExceededError as error:
     tell(f"{time.perf_counter() - began:.2f} {error}")
 quick.close()
@@ -556,9 +577,10 @@ tell("done")
         job.signal(1, signal.SIGCONT)
         result = job.wait(20)
     assert result.rc == 0, result
-    for rank in (0, 2):
-        found = re.search(rf"^rank {rank}: (\d\.\d\d) the step did not end within its timeout of 0.5 s", result.stdout, re.MULTILINE)
-        assert found and 0.45 <= float(found[1]) < 1.5, result
+    for rank, own_time in ((0, 0.8), (2, 0.4)):
+        pattern = rf"^rank {rank}: (\d\.\d\d) the step did not end within its timeout of {own_time} s; it was waiting for "
+        found = re.search(pattern, result.stdout, re.MULTILINE)
+        assert found and own_time <= float(found[1]) + 0.01 < own_time + 1, result
         assert f"rank {rank}: done" in result.stdout
 
 

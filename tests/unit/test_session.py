@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import mpirt as tf
-from mpirt.distributed.cluster import Cluster
 from mpirt.cluster.cluster_spec import ClusterSpec
+from mpirt.distributed.cluster import Cluster
 from mpirt.graph.default_session import default_session_stack
 from mpirt.graph.graph import Graph
 from mpirt.transport.loopback import LoopbackTransport
@@ -42,7 +42,7 @@ def test_the_target_and_the_config_are_checked() -> None:
         tf.Session(graph=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="^fetch_on must be 'all' or 'owner', not 'some'.$"):
         tf.Session(fetch_on="some")
-    with pytest.raises(tf.errors.UnimplementedError, match="session target 'grpc://x'"):
+    with pytest.raises(tf.errors.NotFoundError, match="session target 'grpc://x'"):
         tf.Session("grpc://x")
 
 
@@ -68,6 +68,28 @@ def test_the_master_may_be_named() -> None:
     assert caught.value.message == (
         "master='/job:chief' names no task of the cluster; its tasks are /job:ps/task:0, /job:worker/task:0, /job:worker/task:1."
     )
+
+
+def test_a_target_is_the_label_of_the_master_task() -> None:
+    tf.constant(1)
+    spec = ClusterSpec({"ps": ["node1:2222"], "worker": ["node2:2222", "node3:2222"]})
+
+    def place(target: str, **options: Any) -> tuple[str, str]:
+        session = tf.Session(target, cluster=Cluster(LoopbackTransport(), spec), **options)
+        return session.placement()["Const"], session.sess_str
+
+    assert place("grpc://node1:2222") == ("/job:ps/task:0/device:CPU:0", "grpc://node1:2222")
+    assert place("node3:2222") == ("/job:worker/task:1/device:CPU:0", "node3:2222")
+    assert place("") == ("/job:worker/task:0/device:CPU:0", "")
+    with pytest.raises(tf.errors.NotFoundError) as caught:
+        place("node4:2222")
+    assert str(caught.value) == (
+        "session target 'node4:2222': ClusterSpec: no task has the address 'node4:2222'; there are"
+        " node1:2222, node2:2222, node3:2222.\n"
+        "  Mend: give the address of a task, as in the ClusterSpec, or leave the target out."
+    )
+    with pytest.raises(ValueError, match="both name the master task; give one of them"):
+        place("node1:2222", master="/job:ps")
 
 
 # -------------------------------------------------------------------------------------------------------------- life
