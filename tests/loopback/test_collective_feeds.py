@@ -71,7 +71,7 @@ def test_a_feed_that_is_given_only_elsewhere_is_refused_on_every_rank_and_the_se
             x = tf.placeholder(tf.float32, [], name="x")
             y = x + 1.0
         with tf.Session(cluster=cluster) as session:
-            found = []
+            found: list[Any] = []
             for _ in range(2):
                 tags = cluster._tags
                 with pytest.raises(tf.errors.InvalidArgumentError) as caught:
@@ -128,7 +128,7 @@ def test_fed_and_unfed_steps_alternate_on_all_ranks_and_never_mix_up(seed: int |
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_default_fed_on_its_own_rank_only_in_some_steps_is_agreed_upon_each_time(seed: int | None) -> None:
-    pattern = [1, 0, 1, 1, 0, 0, 1]
+    pattern = [1, 1, 0, 1, 1, 0, 0, 1]
 
     def script(rank: int, cluster: Cluster) -> Any:
         with worker(1):

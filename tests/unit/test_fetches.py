@@ -62,7 +62,12 @@ def test_nothing_fetched_is_given_back_as_it_is(empty: Any) -> None:
 
 def test_what_is_fetched_twice_is_run_once() -> None:
     calls: list[int] = []
-    x = tf.py_func(lambda: calls.append(1) or np.int64(len(calls)), [], tf.int64)
+
+    def count() -> np.int64:
+        calls.append(1)
+        return np.int64(len(calls))
+
+    x = tf.py_func(count, [], tf.int64)
     assert run([x, {"again": x}, (x, x)]) == [1, {"again": 1}, (1, 1)]
     assert FetchMapper(x.graph, [x, x, x.op]).leaves == (x, x.op)
 

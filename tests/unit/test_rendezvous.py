@@ -89,13 +89,14 @@ def test_what_arrives_is_what_was_sent(dtype: Any, shape: Any, value: Any, seed:
 
 
 def test_a_tensor_of_static_shape_travels_alone_and_an_unknown_one_behind_a_header_of_its_size() -> None:
-    for source, value, messages, nbytes in [
+    cases: list[tuple[Tensor | Operation, Any, int, int]] = [
         (tensor(tf.float32, [10]), np.zeros(10, np.float32), 1, 40),
         (tensor(tf.float32, [0]), np.zeros(0, np.float32), 1, 1),
         (tensor(tf.float32, [None]), np.zeros(10, np.float32), 1, 24 + 40),
         (tensor(tf.float32, [None, 1]), np.zeros((1000, 1), np.float32), 2, 32 + 4000),
         (tensor(tf.float32, []).op, None, 1, 1),
-    ]:
+    ]
+    for source, value, messages, nbytes in cases:
         pair = Pair(source)
         pair.send(value)
         counters = pair.transports[0].counters
@@ -106,15 +107,14 @@ def test_a_tensor_of_static_shape_travels_alone_and_an_unknown_one_behind_a_head
 @pytest.mark.parametrize("shape", [[4], [0], None, [1000], "token"], ids=str)
 def test_a_dead_tensor_tells_the_receiver_and_the_next_step_is_a_good_one(shape: Any, seed: int | None, monkeypatch: Any) -> None:
     monkeypatch.setattr(base, "CHUNK_NBYTES", 100)  # so that some of these travel in several messages
-    source = tensor(tf.float64, None if shape == "token" else shape)
+    x = tensor(tf.float64, None if shape == "token" else shape)
+    source: Tensor | Operation = x.op if shape == "token" else x
     value = None if shape == "token" else np.ones(5000 if shape is None else shape)
-    pair = Pair(source.op if shape == "token" else source, seed)
+    pair = Pair(source, seed)
     for step in range(6):
         pair.incoming.post()
         if step % 2:
-            assert value is None or pair.outgoing.send(value) is None  # type: ignore[func-returns-value]
-            if value is None:
-                pair.outgoing.send()
+            pair.outgoing.send(*[] if value is None else [value])
             found = pair.incoming.take()
             assert found is None if value is None else found.tolist() == value.tolist()
         else:

@@ -249,7 +249,12 @@ def test_a_callable_takes_its_feeds_by_position() -> None:
 
 def test_any_tensor_may_be_fed_and_what_is_above_it_does_not_run() -> None:
     calls: list[int] = []
-    x = tf.py_func(lambda: calls.append(1) or np.float32(1.0), [], tf.float32)
+
+    def one() -> np.float32:
+        calls.append(1)
+        return np.float32(1.0)
+
+    x = tf.py_func(one, [], tf.float32)
     x.set_shape([])
     y = x * 2.0
     c, v = tf.constant(3.0), tf.Variable(1.0)
