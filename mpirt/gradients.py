@@ -21,7 +21,7 @@ from mpirt.graph.op_def import op_def
 from mpirt.graph.shapes import is_static, num_elements, text
 from mpirt.ops.apply import apply_op, constant, convert_to_tensor
 from mpirt.ops.control_flow_ops import tuple as tuple_
-from mpirt.ops.indexed_slices import IndexedSlices
+from mpirt.ops.indexed_slices import IndexedSlices, summed_rows
 
 __all__ = [
     "AggregationMethod",
@@ -263,7 +263,7 @@ class _Walk:
             return None
         grads = parts[tensor.value_index]
         if len(grads) > 1:
-            grads[:] = [self._sum(grads)]
+            grads[:] = [self._sum(grads, tensor)]
         return grads[0] if grads else None
 
     def differentiate(self, op: Operation) -> None:
@@ -305,21 +305,28 @@ class _Walk:
         with self._graph.colocate_with(None, ignore_existing=True):
             return tuple_(grads)
 
-    def _sum(self, grads: Sequence[Gradient]) -> Gradient:
-        """Sum of several paths: rows side by side if all are IndexedSlices, else AddN, first among those of one device."""
+    def _sum(self, grads: Sequence[Gradient], tensor: Tensor) -> Gradient:
+        """Sum of several paths into ``tensor``: rows side by side if all are IndexedSlices, else AddN.
+
+        What one device has is summed there first, so that one tensor leaves it instead of several, and no row twice.
+        """
         slices = [g for g in grads if isinstance(g, IndexedSlices)]
         if len(slices) == len(grads):
-            indices = [s.indices for s in slices]
-            if any(i.dtype.base_dtype is dtypes.int64 for i in indices):
-                indices = [i if i.dtype.base_dtype is dtypes.int64 else apply_op("Cast", i, DstT=dtypes.int64) for i in indices]
-            values = apply_op("ConcatV2", [s.values for s in slices], 0, name="concat")
-            shape = next((s.dense_shape for s in slices if s.dense_shape is not None), None)
-            return IndexedSlices(values, apply_op("ConcatV2", indices, 0, name="concat"), shape)
+            rows_by_device: dict[str, list[IndexedSlices]] = {}
+            for part in slices:
+                rows_by_device.setdefault(part.device, []).append(part)
+            if len(rows_by_device) == 1:
+                return _side_by_side(slices)
+            summed = []
+            for parts in rows_by_device.values():
+                with self._graph.colocate_with(parts[0].values.op, ignore_existing=True):
+                    summed.append(summed_rows(_side_by_side(parts)))
+            with self._graph.colocate_with(tensor.op, ignore_existing=True):
+                return _side_by_side(summed)
         by_device: dict[str, list[Tensor]] = {}
         for grad in grads:
             dense = grad if isinstance(grad, Tensor) else convert_to_tensor(grad)
             by_device.setdefault(dense.device, []).append(dense)
-        # What one device has is summed there, so that one tensor leaves it instead of several.
         return self._add_n([self._add_n(tensors) for tensors in by_device.values()])
 
     def _add_n(self, tensors: list[Tensor]) -> Tensor:
@@ -328,6 +335,18 @@ class _Walk:
         with self._graph.colocate_with(tensors[0].op, ignore_existing=True):
             total: Tensor = apply_op("AddN", tensors)
             return total
+
+
+def _side_by_side(slices: Sequence[IndexedSlices]) -> IndexedSlices:
+    """The rows of all ``slices``."""
+    if len(slices) == 1:
+        return slices[0]
+    indices = [s.indices for s in slices]
+    if any(i.dtype.base_dtype is dtypes.int64 for i in indices):
+        indices = [i if i.dtype.base_dtype is dtypes.int64 else apply_op("Cast", i, DstT=dtypes.int64) for i in indices]
+    values = apply_op("ConcatV2", [s.values for s in slices], 0, name="concat")
+    shape = next((s.dense_shape for s in slices if s.dense_shape is not None), None)
+    return IndexedSlices(values, apply_op("ConcatV2", indices, 0, name="concat"), shape)
 
 
 def _between(ys: Iterable[Tensor], xs: Iterable[Tensor], stops: set[Operation]) -> list[Operation]:

@@ -56,6 +56,11 @@ def constant(value: Any, dtype: Any = None, shape: Any = None, name: str = "Cons
     TypeError
         If the value is not of ``dtype``; ValueError if it doesn't fit into ``shape``.
     """
+    return _constant_of(constant_array(value, dtype, shape, verify_shape), name)
+
+
+def constant_array(value: Any, dtype: Any = None, shape: Any = None, verify_shape: bool = False) -> np.ndarray[Any, Any]:
+    """The value of ``constant`` with these arguments."""
     array = to_array(value, None if dtype is None else dtypes.as_dtype(dtype))
     if shape is not None:
         wanted = as_shape(shape)
@@ -70,7 +75,7 @@ def constant(value: Any, dtype: Any = None, shape: Any = None, name: str = "Cons
         if flat.size < count:
             flat = np.concatenate([flat, np.full(count - flat.size, flat[-1], flat.dtype)])
         array = flat.reshape(wanted)
-    return _constant_of(array, name)
+    return array
 
 
 def _constant_of(array: np.ndarray[Any, Any], name: str) -> Tensor:

@@ -8,11 +8,13 @@ import numpy as np
 
 from mpirt import dtypes
 from mpirt.graph.graph import Tensor, get_default_graph
-from mpirt.ops.apply import apply_op, convert_to_tensor, unimplemented
-from mpirt.ops.array_ops import reshape, shape, size
+from mpirt.ops.apply import apply_op, convert_to_tensor
+from mpirt.ops.array_ops import rank, reshape, shape, size
+from mpirt.ops.clip_ops import clip_by_norm
 from mpirt.ops.concat_ops import concat
 from mpirt.ops.gather_ops import gather
 from mpirt.ops.partition_ops import dynamic_partition
+from mpirt.ops.partitioned_variables import PartitionedVariable
 from mpirt.ops.select_ops import where
 from mpirt.ops.slice_ops import strided_slice
 
@@ -31,35 +33,40 @@ def embedding_lookup(
 
     Parameters
     ----------
-    params : the table, or a list of its shards
+    params : the table, a list of its shards, or a variable made with a partitioner along its first dimension
     ids : integers of any shape
     partition_strategy : where row ``i`` of n shards lies: "mod", in shard ``i % n``; "div", in shards of consecutive rows, of
         which the first have one more row if they can't be equal
     name : name scope of the operations
     validate_indices : ignored, as in TensorFlow; ids are always checked
-    max_norm : not supported
+    max_norm : rows that are longer (their Euclidean norm over all but the first dimension) are scaled to this length
 
     Returns
     -------
     Tensor of shape ``ids.shape + params[0].shape[1:]``
 
+    Raises
+    ------
+    ValueError
+        If a variable that is cut into consecutive rows is to be looked up by "mod", which would find other rows (TensorFlow
+        returns these), or isn't cut along its first dimension.
+    InvalidArgumentError
+        In the step, for an id outside the table.
+
     Notes
     -----
-    A variable made with a partitioner is cut into consecutive rows: "div" is the strategy that finds them.
+    The ids go to the tasks of the shards, and the rows come back. The gradient of each shard is IndexedSlices, in which
+    optimizers sum the rows of repeated ids before they are sent.
     """
-    if max_norm is not None:
-        raise unimplemented("embedding_lookup with max_norm")
     if partition_strategy not in ("mod", "div"):
         raise ValueError(f"partition_strategy must be 'mod' or 'div', not {partition_strategy!r}.")
-    shards = list(params) if isinstance(params, list | tuple) or hasattr(params, "_get_variable_list") else [params]
-    if not shards:
-        raise ValueError("Need at least one param")
+    shards = _shards(params, partition_strategy)
     graph = get_default_graph()
-    with graph.name_scope(name or "embedding_lookup"):
-        ids = convert_to_tensor(ids)
+    with graph.name_scope(name or "embedding_lookup") as scope:
+        ids = convert_to_tensor(ids, name="ids")
         if len(shards) == 1:
             with graph.colocate_with(_owner(shards[0])):
-                return gather(shards[0], ids)
+                return _clipped(gather(shards[0], ids, name=scope if max_norm is None else None), ids, max_norm)
         flat = reshape(ids, [-1])
         owner, row = (_mod if partition_strategy == "mod" else _div)(flat, shards)
         n = len(shards)
@@ -69,8 +76,42 @@ def embedding_lookup(
         for shard, part in zip(shards, rows, strict=True):
             with graph.colocate_with(_owner(shard)):
                 found.append(gather(shard, part))
-        merged = apply_op("ParallelDynamicStitch", places, found)
-        return _shaped(merged, ids, found[0])
+        merged = apply_op("ParallelDynamicStitch", places, found, name=scope)
+        return _clipped(_shaped(merged, ids, found[0]), ids, max_norm)
+
+
+def _shards(params: Any, strategy: str) -> list[Any]:
+    """The tables that ``strategy`` chooses from."""
+    if isinstance(params, PartitionedVariable):
+        axis = params._partition_axes()[0]
+        if axis != 0:
+            raise ValueError(
+                f"embedding_lookup needs a table whose rows are in one piece, but {params!r} is cut along dimension {axis}.\n"
+                f"  Mend: make it with a partitioner along axis 0."
+            )
+        if strategy == "mod" and len(params) > 1:
+            raise ValueError(
+                f"embedding_lookup with partition_strategy='mod' would find other rows of {params!r}: its slices are"
+                " consecutive rows.\n  Mend: partition_strategy='div'."
+            )
+        return list(params)
+    if not isinstance(params, list | tuple):
+        return [params]
+    if not params:
+        raise ValueError("Need at least one param")
+    return [p.as_tensor() if isinstance(p, PartitionedVariable) else p for p in params]
+
+
+def _clipped(rows: Tensor, ids: Tensor, max_norm: Any) -> Tensor:
+    """``rows``, one for each of ``ids``, with norms of at most ``max_norm``."""
+    if max_norm is None:
+        return rows
+    if ids.static_shape is not None and rows.static_shape is not None:
+        axes: Any = list(range(len(ids.static_shape), len(rows.static_shape)))
+    else:
+        axes = apply_op("Range", rank(ids), rank(rows), 1)
+    clipped: Tensor = clip_by_norm(rows, max_norm, axes)
+    return clipped
 
 
 def _owner(shard: Any) -> Any:

@@ -165,6 +165,8 @@ def _row_slices(params: Tensor, indices: Tensor, dy: Any) -> IndexedSlices:
     """Gradient of ``gather(params, indices)`` along dimension 0."""
     with get_default_graph().colocate_with(params.op):  # so that only the shape leaves the task of a large table
         whole = shape(params)
+    if indices.static_shape is not None and len(indices.static_shape) == 1:
+        return IndexedSlices(convert_to_tensor(dy), indices, whole)  # as they are, where they are
     if is_static(params.static_shape):
         assert params.static_shape is not None
         values = reshape(dy, [-1, *params.static_shape[1:]] if 0 not in params.static_shape else _rows_form(indices, whole))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpirt.dtypes import DType
-from mpirt.graph.graph import Operation, Tensor
+from mpirt.dtypes import DType, int32
+from mpirt.graph.graph import Operation, Tensor, get_default_graph
 from mpirt.ops.apply import apply_op
 
 
@@ -62,3 +62,13 @@ class IndexedSlices:
 
     def __repr__(self) -> str:
         return f"<IndexedSlices values={self.values!r} indices={self.indices!r} dense_shape={self.dense_shape!r}>"
+
+
+def summed_rows(slices: IndexedSlices) -> IndexedSlices:
+    """The same with each row named once; summed where ``slices`` is, so that no row is sent twice from there."""
+    graph = get_default_graph()
+    with graph.colocate_with(slices.values.op, ignore_existing=True), graph.name_scope("summed_rows"):
+        unique, positions = apply_op("Unique", slices.indices, out_idx=int32)
+        count = apply_op("StridedSlice", apply_op("Shape", unique), [0], [1], [1], shrink_axis_mask=1)
+        values = apply_op("UnsortedSegmentSum", slices.values, positions, count)
+    return IndexedSlices(values, unique, slices.dense_shape)

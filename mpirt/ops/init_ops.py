@@ -1,12 +1,15 @@
 """Initializers: what ``get_variable`` calls with a shape to make a variable's initial value.
 
 Each is an object with ``__call__(shape, dtype=None, partition_info=None)``; ``dtype`` given in the call wins.
-``partition_info`` (the whole shape of a variable that is made in parts) is used by those that scale with the shape.
+``partition_info`` (whole shape and offset of a variable that is made in parts) is used by those that scale with the shape
+and those that give different values at different places.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,8 +17,8 @@ import numpy as np
 from mpirt import dtypes
 from mpirt.dtypes import DType, float32
 from mpirt.graph.graph import Tensor
-from mpirt.graph.shapes import as_shape, num_elements
-from mpirt.ops.apply import apply_op, constant
+from mpirt.graph.shapes import Shape, as_shape, num_elements
+from mpirt.ops.apply import apply_op, constant, constant_array
 from mpirt.ops.arguments import shape_tensor
 from mpirt.ops.random_ops import random_normal, random_uniform, truncated_normal
 
@@ -109,7 +112,8 @@ class Constant(Initializer):
         if np.isscalar(self.value) and not strict and kind is not dtypes.string:
             return _filled(shape, self.value, kind, "Const")
         value = np.asarray(self.value, kind.np_dtype) if kind is not dtypes.string else self.value
-        return constant(value, kind, as_shape(shape), verify_shape=strict)
+        whole = constant_array(value, kind, _full_shape(shape, partition_info), strict)
+        return constant(_part(whole, shape, partition_info))
 
 
 class RandomUniform(Initializer):
@@ -245,8 +249,9 @@ class Identity(Initializer):
         """The matrix of ``shape``; ValueError unless it has two sizes."""
         if len(_whole(shape, partition_info)) != 2:
             raise ValueError(f"Identity matrix initializer can only be used for 2D matrices, not shape {shape}.")
-        rows, columns = _whole(shape, None)
-        return constant((self.gain * np.eye(rows, columns)).astype(_kind(self.dtype, dtype).np_dtype), name="eye")
+        rows, columns = _whole(shape, partition_info)
+        whole = (self.gain * np.eye(rows, columns)).astype(_kind(self.dtype, dtype).np_dtype)
+        return constant(_part(whole, shape, partition_info), name="eye")
 
 
 def _floating(dtype: Any) -> DType:
@@ -256,11 +261,30 @@ def _floating(dtype: Any) -> DType:
     return kind
 
 
+def _full_shape(shape: Any, partition_info: Any) -> Shape:
+    """The shape of the variable of which ``shape`` is a part."""
+    return as_shape(shape if partition_info is None else partition_info.full_shape)
+
+
+def _part(whole: np.ndarray[Any, Any], shape: Any, partition_info: Any) -> np.ndarray[Any, Any]:
+    """What ``partition_info`` cuts from the whole value: ``shape`` elements from its offset on."""
+    if partition_info is None:
+        return whole
+    ends = (begin + size for begin, size in zip(partition_info.var_offset, as_shape(shape) or (), strict=True))
+    return whole[tuple(map(slice, partition_info.var_offset, ends))]
+
+
 def _whole(shape: Any, partition_info: Any) -> tuple[int, ...]:
-    sizes = as_shape(shape if partition_info is None else partition_info.full_shape)
+    sizes = _full_shape(shape, partition_info)
     if sizes is None or None in sizes:
         raise ValueError(f"an initializer that scales with the shape needs all sizes, not {shape}.")
     return sizes  # type: ignore[return-value]
+
+
+def needs_no_arguments(function: Callable[..., Any]) -> bool:
+    """Whether ``function`` can be called with nothing: it then makes a value of its own shape."""
+    parameters = inspect.signature(function).parameters.values()
+    return all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[float, float]:

@@ -1,6 +1,8 @@
 """Variables by name: ``get_variable`` makes or shares them, ``variable_scope`` prefixes and sets their defaults.
 
 Names of variables follow variable scopes only; operations follow name scopes, and a variable scope opens one of its own.
+With a partitioner ``get_variable`` makes one variable for each slice, which are shared like any other, and one
+PartitionedVariable of them.
 The store of a graph's named variables lives with the graph, the open scope with (graph, thread).
 """
 
@@ -13,13 +15,23 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from mpirt import dtypes
 from mpirt.dtypes import DType, float32
 from mpirt.graph.graph import Graph, GraphKeys, Tensor, get_default_graph
-from mpirt.graph.shapes import Shape, as_shape, compatible, is_static, text
-from mpirt.ops.apply import convert_to_tensor, graph_of, unimplemented
-from mpirt.ops.init_ops import GlorotUniform, Zeros
-from mpirt.ops.variables import Variable, VariableAggregation, VariableSynchronization
+from mpirt.graph.shapes import Shape, as_shape, compatible, is_static, merge, text
+from mpirt.ops.apply import convert_to_tensor, graph_of, is_tensor
+from mpirt.ops.init_ops import GlorotUniform, Zeros, needs_no_arguments
+from mpirt.ops.partitioned_variables import (
+    PartitionedVariable,
+    PartitionInfo,
+    cut,
+    partitions_of,
+    slices,
+    whole_value,
+)
+from mpirt.ops.variables import SaveSliceInfo, Variable, VariableAggregation, VariableSynchronization
 
 __all__ = [
     "AUTO_REUSE", "VariableScope", "get_local_variable", "get_variable", "get_variable_scope", "no_regularizer",
@@ -56,8 +68,14 @@ def _scopes(graph: Graph) -> _Scopes:
 
 
 def _store(graph: Graph) -> dict[str, Variable]:
-    """All variables of the graph that ``get_variable`` made, by name."""
+    """All variables of the graph that ``get_variable`` made, slices included, by name."""
     store: dict[str, Variable] = graph.ops_state.setdefault(__name__, {})
+    return store
+
+
+def _partitioned(graph: Graph) -> dict[str, PartitionedVariable]:
+    """All variables of the graph that ``get_variable`` made in slices, by the name of the whole."""
+    store: dict[str, PartitionedVariable] = graph.ops_state.setdefault(__name__ + ".partitioned", {})
     return store
 
 
@@ -89,8 +107,6 @@ class VariableScope:
         self.use_resource = use_resource
         self.constraint = constraint
         self.original_name_scope = name_scope
-        if partitioner is not None:
-            raise unimplemented("a partitioner of variables")
 
     def reuse_variables(self) -> None:
         """From now on share variables, which must exist."""
@@ -109,9 +125,8 @@ class VariableScope:
         self.caching_device = caching_device
 
     def set_partitioner(self, partitioner: Any) -> None:
-        """Set the default partitioner; only None is supported."""
-        if partitioner is not None:
-            raise unimplemented("a partitioner of variables")
+        """Set the default partitioner."""
+        self.partitioner = partitioner
 
     def set_custom_getter(self, custom_getter: Any) -> None:
         """Set the function that wraps ``get_variable``."""
@@ -173,7 +188,7 @@ class variable_scope:  # noqa: N801
     name_or_scope : name, appended to the open scope's, or a VariableScope to open again
     default_name : name to make unique if ``name_or_scope`` is None
     values : tensors that must be of the current graph
-    initializer, regularizer, caching_device, custom_getter, dtype, constraint : defaults; None inherits
+    initializer, regularizer, caching_device, partitioner, custom_getter, dtype, constraint : defaults; None inherits
     reuse : True: variables must exist and are shared; AUTO_REUSE: share or make; None or False: inherit
     use_resource : accepted; see ``Variable``
     auxiliary_name_scope : False opens no name scope
@@ -210,15 +225,14 @@ class variable_scope:  # noqa: N801
             raise ValueError("reuse=True cannot be used without a name_or_scope")
         if not isinstance(auxiliary_name_scope, bool):
             raise TypeError(f"The auxiliary_name_scope must be `True` or `False`, while get {auxiliary_name_scope!r}")
-        if partitioner is not None:
-            raise unimplemented("a partitioner of variables")
         self._name_or_scope = name_or_scope
         self._default_name = default_name
         self._reuse = reuse or None
         self._auxiliary_name_scope = auxiliary_name_scope
         self._defaults = {
             "initializer": initializer, "regularizer": regularizer, "caching_device": caching_device,
-            "custom_getter": custom_getter, "dtype": dtype, "use_resource": use_resource, "constraint": constraint,
+            "partitioner": partitioner, "custom_getter": custom_getter, "dtype": dtype, "use_resource": use_resource,
+            "constraint": constraint,
         }  # fmt: skip
         self._graph = graph_of(*(values or ()))
         self._exit = ExitStack()
@@ -329,6 +343,8 @@ def get_variable(
     initializer : object called with the shape, or a value or tensor; by default the scope's, else Glorot's uniform for
         floating types and zeros for others
     regularizer : function of the variable whose tensor joins REGULARIZATION_LOSSES when the variable is made
+    partitioner : function of ``shape`` and ``dtype`` that says into how many slices to cut the variable along which
+        dimension; the result is then a PartitionedVariable, unless the shape is a scalar's
     custom_getter : function ``(getter, name, *args, **kwargs)`` that is called instead and may call ``getter``
     trainable, collections, caching_device, validate_shape, use_resource, constraint, synchronization, aggregation :
         as for ``Variable``
@@ -340,8 +356,9 @@ def get_variable(
         dtype are not those of the one that exists.
     """
     scope = get_variable_scope()
-    if partitioner is not None:
-        raise unimplemented("a partitioner of variables")
+    partitioner = scope.partitioner if partitioner is None else partitioner
+    if partitioner is not None and not callable(partitioner):
+        raise ValueError(f"Partitioner must be callable, but received: {partitioner!r}")
     if initializer is not None and not callable(initializer) and dtype is not None:
         given = convert_to_tensor(initializer).dtype.base_dtype if isinstance(initializer, Tensor) else None
         if given not in (None, dtypes.as_dtype(dtype).base_dtype):
@@ -356,7 +373,7 @@ def get_variable(
         "trainable": trainable,
         "collections": collections,
         "caching_device": scope.caching_device if caching_device is None else caching_device,
-        "partitioner": None,
+        "partitioner": partitioner,
         "validate_shape": validate_shape,
         "use_resource": scope.use_resource if use_resource is None else use_resource,
         "constraint": scope.constraint if constraint is None else constraint,
@@ -401,13 +418,38 @@ def _get(
     constraint: Any = None,
     synchronization: VariableSynchronization = VariableSynchronization.AUTO,
     aggregation: VariableAggregation = VariableAggregation.NONE,
-) -> Variable:
+) -> Variable | PartitionedVariable:
     """Make or share the variable of the full name: what a custom getter gets to call."""
-    if partitioner is not None:
-        raise unimplemented("a partitioner of variables")
-    store = _store(get_default_graph())
+    how: dict[str, Any] = {
+        "trainable": trainable,
+        "collections": None if collections is None else list(collections),
+        "validate_shape": validate_shape,
+        "caching_device": caching_device,
+        "constraint": constraint,
+        "use_resource": use_resource,
+        "synchronization": synchronization,
+        "aggregation": aggregation,
+    }
     wanted = as_shape(shape)
     kind = dtypes.as_dtype(dtype).base_dtype
+    graph = get_default_graph()
+    if name in _partitioned(graph) and (reuse or partitioner is not None):
+        return _shared_partitioned(name, _partitioned(graph)[name], wanted, kind, reuse, partitioner)
+    if name in _partitioned(graph):
+        raise ValueError(
+            f"No partitioner was provided, but a partitioned version of the variable was found: {name}/part_0."
+            " Perhaps a variable of the same name was already created with partitioning?"
+        )
+    if partitioner is not None and wanted != () and not _is_scalar(initializer):
+        return _new_partitioned(name, wanted, kind, initializer, regularizer, reuse, partitioner, how)
+    return _single(name, wanted, kind, initializer, regularizer, reuse, how)
+
+
+def _single(
+    name: str, wanted: Shape, kind: DType, initializer: Any, regularizer: Any, reuse: Any, how: dict[str, Any], info: Any = None
+) -> Variable:
+    """Make or share one variable; with ``info``, the slice of a whole that it is."""
+    store = _store(get_default_graph())
     if name in store:
         found = store[name]
         if not reuse:
@@ -416,27 +458,15 @@ def _get(
                 f"Variable {name} already exists, disallowed."
                 f" Did you mean to set reuse=True or reuse=tf.AUTO_REUSE in VarScope?{where}"
             )
-        _check_shared(name, found, wanted, kind)
+        _check_shared(name, "", found, wanted, kind)
         return found
     if reuse is True:
         raise ValueError(
             f"Variable {name} does not exist, or was not created with tf.get_variable()."
             " Did you mean to set reuse=tf.AUTO_REUSE in VarScope?"
         )
-    value, own_kind = _initial_value(name, wanted, kind, initializer)
-    variable = Variable(
-        value,
-        trainable=trainable,
-        collections=None if collections is None else list(collections),
-        validate_shape=validate_shape,
-        caching_device=caching_device,
-        name=name,
-        dtype=own_kind,
-        constraint=constraint,
-        use_resource=use_resource,
-        synchronization=synchronization,
-        aggregation=aggregation,
-    )
+    value, own_kind = _initial_value(name, wanted, kind, initializer, info)
+    variable = Variable(value, name=name, dtype=own_kind, **how)
     store[name] = variable
     if regularizer is not None and regularizer is not no_regularizer:
         graph = variable.graph
@@ -447,16 +477,90 @@ def _get(
     return variable
 
 
-def _check_shared(name: str, found: Variable, shape: Shape, kind: DType) -> None:
+# ------------------------------------------------------------------------------------------- variables made in slices
+
+
+def _new_partitioned(
+    name: str, wanted: Shape, kind: DType, initializer: Any, regularizer: Any, reuse: Any, partitioner: Any, how: dict[str, Any]
+) -> PartitionedVariable:
+    """Make the slices ``name/part_0``, ... and the whole."""
+    graph = get_default_graph()
+    if name in _store(graph):
+        raise ValueError(
+            f"A partitioner was provided, but an unpartitioned version of the variable was found: {name}."
+            " Perhaps a variable of the same name was already created without partitioning?"
+        )
+    if reuse is True:
+        raise ValueError(
+            f"PartitionedVariable {name} does not exist, or was not created with tf.get_variable()."
+            " Did you mean to set reuse=False or reuse=tf.AUTO_REUSE in VarScope?"
+        )
+    whole = whole_value(initializer, name, kind)
+    if whole is not None:
+        found = whole.static_shape if isinstance(whole, Tensor) else whole.shape
+        if not compatible(wanted, found):
+            raise ValueError(f"Variable {name}: the shape {text(wanted)} and that of its initial value, {text(found)}, differ.")
+        wanted = merge(wanted, found)
+    if not is_static(wanted) or wanted is None:
+        raise ValueError(f"Shape of a new partitioned variable must be fully defined, but instead was {text(wanted)}.")
+    full = [size for size in wanted if size is not None]
+    partitions = partitions_of(partitioner, full, kind)
+    parts = []
+    for number, (offset, sizes) in enumerate(slices(full, partitions)):
+        part = f"{name}/part_{number}"
+        if whole is None:
+            variable = _single(part, tuple(sizes), kind, initializer, regularizer, reuse, how, PartitionInfo(full, offset))
+        else:
+            variable = _single(part, None, kind, cut(whole, part, offset, sizes), regularizer, reuse, how)
+        variable._set_save_slice_info(SaveSliceInfo(name, full, offset, sizes))
+        parts.append(variable)
+    made = PartitionedVariable(name, full, parts[0].dtype, parts, partitions)
+    _partitioned(graph)[name] = made
+    return made
+
+
+def _is_scalar(value: Any) -> bool:
+    """Whether ``value`` is the initial value of a scalar, which can't be cut."""
+    if value is None or callable(value):
+        return False
+    return (convert_to_tensor(value).static_shape if is_tensor(value) else np.shape(value)) == ()
+
+
+def _shared_partitioned(
+    name: str, found: PartitionedVariable, wanted: Shape, kind: DType, reuse: Any, partitioner: Any
+) -> PartitionedVariable:
+    """The one that exists, checked against what is asked for."""
+    if not reuse:
+        raise ValueError(
+            f"Partitioned variable with name {name} already exists."
+            " Did you mean to set reuse=True or reuse=tf.AUTO_REUSE in VarScope?"
+        )
+    _check_shared(name, "partitioned ", found, wanted, kind)
+    if partitioner is not None:
+        partitions = partitions_of(partitioner, found._shape, kind)
+        if partitions != found._get_partitions():
+            raise ValueError(
+                f"Trying to reuse partitioned variable {name}, but specified partitions {partitions}"
+                f" and found partitions {found._get_partitions()}."
+            )
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------ initial values
+
+
+def _check_shared(name: str, sort: str, found: Any, shape: Shape, kind: DType) -> None:
     if not compatible(shape, found.shape.dims_tuple):
-        raise ValueError(f"Trying to share variable {name}, but specified shape {text(shape)} and found shape {found.shape}.")
+        raise ValueError(
+            f"Trying to share {sort}variable {name}, but specified shape {text(shape)} and found shape {found.shape}."
+        )
     if kind is not found.dtype.base_dtype:
         raise ValueError(
-            f"Trying to share variable {name}, but specified dtype {kind.name} and found dtype {found.dtype.name}."
+            f"Trying to share {sort}variable {name}, but specified dtype {kind.name} and found dtype {found.dtype.name}."
         )
 
 
-def _initial_value(name: str, shape: Shape, kind: DType, initializer: Any) -> tuple[Any, DType | None]:
+def _initial_value(name: str, shape: Shape, kind: DType, initializer: Any, info: PartitionInfo | None) -> tuple[Any, DType | None]:
     """What ``Variable`` takes as initial value, and the dtype to ask for (None for a value: its own)."""
     if initializer is None:
         if kind.is_complex:
@@ -471,24 +575,25 @@ def _initial_value(name: str, shape: Shape, kind: DType, initializer: Any) -> tu
     if inspect.isclass(initializer):
         initializer = initializer()
     if is_static(shape):
-        return _call(initializer, list(shape or ()), kind), kind
-    if _needs_no_arguments(initializer):
+        return _call(initializer, list(shape or ()), kind, info), kind
+    if needs_no_arguments(initializer):
         return initializer, kind
     raise ValueError(
         f"Variable {name}: the shape {text(shape)} must be fully defined for an initializer that is called with a shape."
     )
 
 
-def _call(initializer: Callable[..., Any], shape: list[Any], kind: DType) -> Callable[[], Any]:
+def _call(
+    initializer: Callable[..., Any], shape: list[Any], kind: DType, info: PartitionInfo | None
+) -> Callable[[], Any]:
+    """A function that calls ``initializer`` with those of shape, dtype and partition_info that it takes."""
     try:
         parameters = inspect.signature(initializer).parameters
     except (TypeError, ValueError):
         return lambda: initializer(shape, dtype=kind)
+    named: dict[str, Any] = {}
     if "dtype" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return lambda: initializer(shape, dtype=kind)
-    return lambda: initializer(shape) if parameters else initializer()
-
-
-def _needs_no_arguments(function: Callable[..., Any]) -> bool:
-    parameters = inspect.signature(function).parameters.values()
-    return all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+        named["dtype"] = kind
+    if info is not None and "partition_info" in parameters:
+        named["partition_info"] = info
+    return lambda: initializer(shape, **named) if parameters else initializer()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from mpirt.ops.indexed_slices import IndexedSlices
 from mpirt.ops.logic_ops import logical_not
 
 __all__ = [
-    "Variable", "VariableAggregation", "VariableSynchronization", "all_variables", "assert_variables_initialized",
+    "SaveSliceInfo", "Variable", "VariableAggregation", "VariableSynchronization", "all_variables", "assert_variables_initialized",
     "global_variables", "global_variables_initializer", "initialize_all_variables", "initialize_local_variables",
     "initialize_variables", "is_variable_initialized", "local_variables", "local_variables_initializer", "model_variables",
     "moving_average_variables", "report_uninitialized_variables", "trainable_variables", "variables_initializer",
@@ -57,6 +58,29 @@ class VariableAggregation(enum.Enum):
     MEAN = 2
     ONLY_FIRST_REPLICA = 3
     ONLY_FIRST_TOWER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SaveSliceInfo:
+    """Of which variable this one is a slice, so that a saver can write all slices under one name.
+
+    Attributes
+    ----------
+    full_name, full_shape : name and sizes of the whole
+    var_offset : where the slice begins, for each dimension
+    var_shape : sizes of the slice
+    """
+
+    full_name: str
+    full_shape: list[int]
+    var_offset: list[int]
+    var_shape: list[int]
+
+    @property
+    def spec(self) -> str:
+        """The slice as checkpoints write it: ``"10 3 0,4:0,3"``, sizes of the whole, then begin and size by dimension."""
+        ranges = (f"{begin},{size}" for begin, size in zip(self.var_offset, self.var_shape, strict=True))
+        return " ".join(map(str, self.full_shape)) + " " + ":".join(ranges)
 
 
 class Variable:
@@ -117,6 +141,7 @@ class Variable:
         self.constraint = constraint
         self.synchronization = synchronization
         self.aggregation = aggregation
+        self._save_slice_info: SaveSliceInfo | None = None
         graph = get_default_graph()
         wanted = None if dtype is None else dtypes.as_dtype(dtype).base_dtype
         with graph.control_dependencies(None), graph.name_scope(name or "Variable") as scope:
@@ -195,6 +220,12 @@ class Variable:
     def initial_value(self) -> Tensor:
         """The tensor of the initial value."""
         return self._initial_value
+
+    def _set_save_slice_info(self, save_slice_info: SaveSliceInfo) -> None:
+        self._save_slice_info = save_slice_info
+
+    def _get_save_slice_info(self) -> SaveSliceInfo | None:
+        return self._save_slice_info
 
     # ---- reading
 

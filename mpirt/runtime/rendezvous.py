@@ -7,6 +7,7 @@ A sender never blocks for its receiver, and a receive is posted before the step 
 - a sender that has nothing to send because something failed sends an empty message, a *dead tensor*: so every message
   of a plan is always sent, a failed step leaves nothing behind in MPI, and whoever waits learns of the failure;
 - at most one tensor of a transfer is under way: the next step's send waits for the last one's (credit of one);
+- a value under way arrives also if the sender's session is closed meanwhile;
 - a wait that is given up leaves both ends as they were: `drain` (or the next `take`) goes on where it stopped.
 
 A tensor of static shape travels alone. One whose shape is only known at run time, and every string tensor, travels behind
@@ -144,11 +145,15 @@ class Outgoing:
 
     def __init__(self, transport: Transport, transfer: Transfer, tag: int, wait: Wait) -> None:
         self._transport = transport
+        self._requests: list[Request] = []
         self._transfer = transfer
         self._tag = tag
         self._wait = wait
         self._form = _Form(transfer)
-        self._requests: list[Request] = []
+
+    def __del__(self) -> None:
+        # The session was closed, or its program dropped, while the last step's value is still being received.
+        self._transport.keep(self._requests)
 
     def send(self, value: Any = None) -> None:
         """Start to send the value of this step (nothing for a token)."""

@@ -7,6 +7,7 @@ from tensorboard.compat.proto.cluster_pb2 import ClusterDef, JobDef
 from mpirt.cluster.cluster_spec import ClusterSpec
 from mpirt.train.adagrad import AdagradOptimizer
 from mpirt.train.adam import AdamOptimizer
+from mpirt.train.coordinator import Coordinator, LooperThread
 from mpirt.train.device_setter import GreedyLoadBalancingStrategy, NameHashStrategy, byte_size_load_fn, replica_device_setter
 from mpirt.train.gradient_descent import GradientDescentOptimizer
 from mpirt.train.learning_rate_decay import (
@@ -31,9 +32,10 @@ from mpirt.train.training_util import (
 )
 
 __all__ = [
-    "AdagradOptimizer", "AdamOptimizer", "ClusterDef", "ClusterSpec", "ExponentialMovingAverage", "GradientDescentOptimizer",
-    "GreedyLoadBalancingStrategy", "JobDef", "MomentumOptimizer", "NameHashStrategy", "Optimizer", "RMSPropOptimizer",
-    "assert_global_step", "byte_size_load_fn", "cosine_decay", "create_global_step", "exponential_decay", "get_global_step",
-    "get_or_create_global_step", "global_step", "inverse_time_decay", "natural_exp_decay", "piecewise_constant",
-    "piecewise_constant_decay", "polynomial_decay", "replica_device_setter",
+    "AdagradOptimizer", "AdamOptimizer", "ClusterDef", "ClusterSpec", "Coordinator", "ExponentialMovingAverage",
+    "GradientDescentOptimizer", "GreedyLoadBalancingStrategy", "JobDef", "LooperThread", "MomentumOptimizer",
+    "NameHashStrategy", "Optimizer", "RMSPropOptimizer", "assert_global_step", "byte_size_load_fn", "cosine_decay",
+    "create_global_step", "exponential_decay", "get_global_step", "get_or_create_global_step", "global_step",
+    "inverse_time_decay", "natural_exp_decay", "piecewise_constant", "piecewise_constant_decay", "polynomial_decay",
+    "replica_device_setter",
 ]  # fmt: skip

@@ -33,8 +33,7 @@ class GradientDescentOptimizer(Optimizer):
     def _apply_dense(self, grad: Tensor, var: Any) -> Operation | Tensor:
         return self._update("ApplyGradientDescent", var, (), self._as_type(self._lr, var), grad)
 
-    def _apply_sparse_duplicate_indices(self, grad: IndexedSlices, var: Any) -> Operation | Tensor:
-        # Repeated rows add up by themselves here, so they need not be summed first.
+    def _apply_sparse(self, grad: IndexedSlices, var: Any) -> Operation | Tensor:
         step = apply_op("Mul", grad.values, self._as_type(self._lr, var), name="mul")
         scattered: Tensor = apply_op("ScatterSub", var, grad.indices, step, use_locking=self._use_locking)
         return scattered

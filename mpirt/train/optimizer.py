@@ -21,7 +21,8 @@ from mpirt.ops import math_ops, training_ops
 from mpirt.ops.apply import apply_op, convert_to_tensor
 from mpirt.ops.control_flow_ops import group
 from mpirt.ops.control_flow_ops import tuple as tuple_
-from mpirt.ops.indexed_slices import IndexedSlices
+from mpirt.ops.indexed_slices import IndexedSlices, summed_rows
+from mpirt.ops.partitioned_variables import PartitionedVariable
 from mpirt.ops.state_ops import assign_add
 from mpirt.ops.variables import Variable
 from mpirt.train import slot_creator
@@ -113,7 +114,7 @@ class Optimizer:
         Parameters
         ----------
         loss : tensor, or a function of no arguments that makes it
-        var_list : variables (or tensors), by default those in TRAINABLE_VARIABLES
+        var_list : variables (or tensors), of a partitioned one its slices, by default those in TRAINABLE_VARIABLES
         gate_gradients : GATE_NONE, GATE_OP (all input gradients of one operation before any of them is used) or GATE_GRAPH
             (all gradients before any is used)
         aggregation_method, colocate_gradients_with_ops : see ``gradients``
@@ -240,9 +241,11 @@ class Optimizer:
         raise NotImplementedError(f"{type(self).__name__} has no _apply_sparse")
 
     def _apply_sparse_duplicate_indices(self, grad: IndexedSlices, var: Any) -> Operation | Tensor:
-        """As ``_apply_sparse``, for rows that may repeat: by default they are summed first."""
-        values, indices = _summed_rows(grad.values, grad.indices)
-        return self._apply_sparse(IndexedSlices(values, indices, grad.dense_shape), var)
+        """As ``_apply_sparse``, for rows that may repeat: by default they are summed first.
+
+        They are summed where the gradient is, so that each row is sent once to the variable's task.
+        """
+        return self._apply_sparse(summed_rows(grad), var)
 
     def _finish(self, update_ops: list[Operation | Tensor], name_scope: str) -> Operation:
         """The operation that is done when all updates are."""
@@ -339,7 +342,7 @@ class Optimizer:
 
 
 def _flatten(var_list: Any) -> list[Any]:
-    if isinstance(var_list, list | tuple):
+    if isinstance(var_list, list | tuple | PartitionedVariable):
         return [var for item in var_list for var in _flatten(item)]
     return [var_list]
 
@@ -355,10 +358,3 @@ def _as_gradient(grad: Any) -> Tensor | IndexedSlices | None:
 
 def _operation(done: Operation | Tensor) -> Operation:
     return done.op if isinstance(done, Tensor) else done
-
-
-def _summed_rows(values: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """(values, indices) in which each row is named once, with the sum of its values."""
-    unique, positions = apply_op("Unique", indices, out_idx=dtypes.int32)
-    count = apply_op("StridedSlice", apply_op("Shape", unique), [0], [1], [1], shrink_axis_mask=1)
-    return apply_op("UnsortedSegmentSum", values, positions, count), unique

@@ -1,12 +1,13 @@
 """Variables that belong to another variable (optimizer slots, moving averages) and live beside it.
 
 A slot of ``w`` for the optimizer ``Adam`` is named ``w/Adam`` (then ``w/Adam_1``, ...), is not trainable, and is
-colocated with ``w``.
+colocated with ``w``. A slot of the shape of a slice is a slice too, of the slots of all slices.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from mpirt.graph.graph import get_default_graph
@@ -14,6 +15,7 @@ from mpirt.graph.shapes import is_static
 from mpirt.ops.apply import apply_op, convert_to_tensor
 from mpirt.ops.init_ops import zeros_initializer
 from mpirt.ops.variable_scope import get_variable, variable_scope
+from mpirt.ops.variables import Variable
 
 __all__ = ["create_slot", "create_slot_with_initializer", "create_zeros_slot"]
 
@@ -50,5 +52,10 @@ def create_zeros_slot(primary: Any, name: str, dtype: Any = None, colocate_with_
 def _create(primary: Any, name: str, colocate: bool, **how: Any) -> Any:
     graph = get_default_graph()
     beside = graph.colocate_with(primary) if colocate else nullcontext()
-    with variable_scope(None, f"{primary.op.name}/{name}"), beside:
-        return get_variable("", trainable=False, partitioner=None, **how)
+    with variable_scope(None, f"{primary.op.name}/{name}") as scope, beside:
+        scope.set_partitioner(None)  # a slot is where its variable is, whole
+        slot = get_variable("", trainable=False, **how)
+    of = primary._get_save_slice_info() if isinstance(primary, Variable) else None
+    if of is not None and slot.shape.dims_tuple == primary.shape.dims_tuple:
+        slot._set_save_slice_info(replace(of, full_name=slot.op.name.replace(primary.op.name, of.full_name)))
+    return slot

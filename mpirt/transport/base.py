@@ -124,6 +124,13 @@ class Transport(Protocol):
         """Post a receive into ``buffer``."""
         ...
 
+    def keep(self, sends: Iterable[Request]) -> None:
+        """Hold sends that nobody will ask about again until they are complete: their buffers are still read.
+
+        Calls no MPI, so that it may be called from anywhere, also by the garbage collector.
+        """
+        ...
+
     def send_control(self, dest: int, payload: bytes, kind: int = 0) -> None:
         """Send a control message; never blocks, also to oneself."""
         ...

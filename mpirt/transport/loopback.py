@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpirt.errors import AbortedError, InternalError
-from mpirt.transport.base import Buffer, ControlMessage, Counters, as_bytes, chunk_count
+from mpirt.transport.base import Buffer, ControlMessage, Counters, Request, as_bytes, chunk_count
 
 _LONGEST_DELAY = 40  # tests and polls of the whole world that an adversary's message may have to wait for
 _GARBAGE = 0xFF  # as floating point: NaN
@@ -275,6 +275,9 @@ class LoopbackTransport:
         """See `base.Transport`."""
         self._require(buffer, source, tag)
         return self.world.receive(self, source, tag, as_bytes(buffer))
+
+    def keep(self, sends: Iterable[Request]) -> None:
+        """See `base.Transport`. Nothing to do: the receiver's end holds the buffer."""
 
     def send_control(self, dest: int, payload: bytes, kind: int = 0) -> None:
         """See `base.Transport`."""

@@ -95,6 +95,7 @@ class MpiTransport:
 
         self._control_lock = threading.Lock()  # of the next three
         self._outgoing: list[MPI.Request] = []
+        self._kept: deque[Request] = deque()
         self._incoming: deque[_Incoming] = deque()
         self._probed = self.mpi.Status()
         self._leaving: MPI.Request | None = None
@@ -138,6 +139,10 @@ class MpiTransport:
             raise request.translated(error) from None
         return request
 
+    def keep(self, sends: Iterable[Request]) -> None:
+        """See `base.Transport`."""
+        self._kept.extend(sends)
+
     def send_control(self, dest: int, payload: bytes, kind: int = 0) -> None:
         """See `base.Transport`."""
         try:
@@ -154,6 +159,10 @@ class MpiTransport:
         if not self._control_lock.acquire(False):
             return None
         try:
+            for _ in range(len(self._kept)):  # others may append meanwhile
+                send = self._kept.popleft()
+                if not send.test():
+                    self._kept.append(send)
             if self._outgoing:
                 self._outgoing = [request for request in self._outgoing if not request.Test()]
             probed = self._probed

@@ -199,7 +199,7 @@ def answer(case: Case) -> tuple[dict[str, Any], set[str]]:
             if run.init and builder.inspect:
                 inspect(run.feeds)
     values.write(OUT / f"{case.name}.npz", graph_def.SerializeToString(deterministic=True))
-    common = steps[-1]["feeds"]
+    common = steps[-1]["feeds"] if steps else {}
     for step in steps:
         if step["feeds"] == common:
             del step["feeds"]
@@ -232,7 +232,7 @@ def main() -> None:
     OUT.mkdir(exist_ok=True)
     if args.names:
         for name in args.names:
-            print(name, json.dumps(answer(CASES[name]))[:4000])
+            print(name, json.dumps(answer(CASES[name])[0])[:4000])
         return
     used: set[str] = set()
     if "cases" in args.only:

@@ -498,3 +498,53 @@ def devices_and_colocation(tf: Any, b: Builder) -> None:
         y = tf.matmul(x, v)
     b.run(targets=[tf.global_variables_initializer()], init=True)
     b.run(fetch=[y, tf.gradients(y, x, colocate_gradients_with_ops=True)[0]])
+
+
+# ------------------------------------------------------------------------------------------------------ sharded tables
+
+
+def _sharded(tf: Any, b: Builder) -> tuple[Any, Any]:
+    """A table in three slices, and a lookup with repeated ids, some of one slice only."""
+    table = tf.get_variable(
+        "table", initializer=tf.constant(b.normal(7, 3)), partitioner=tf.fixed_size_partitioner(3), use_resource=False
+    )
+    ids = b.ph(np.array([[1, 6, 1], [0, 5, 1]], np.int64), "ids", shape=[None, 3])
+    return table, tf.nn.embedding_lookup(table, ids, partition_strategy="div")
+
+
+@case
+def partitioned_variables(tf: Any, b: Builder) -> None:
+    """Names, devices and cuts under a device setter. Nothing of it is run: the devices don't exist where the answers are made."""
+    b.inspect = False
+    with tf.device(tf.train.replica_device_setter(ps_tasks=3)), tf.variable_scope("net"):
+        p = tf.get_variable(
+            "p", [10, 4], initializer=tf.zeros_initializer(), partitioner=tf.fixed_size_partitioner(4), use_resource=False
+        )
+        tf.get_variable("q", [5], initializer=tf.ones_initializer(), use_resource=False)
+        tf.get_variable(
+            "c", [2, 5], initializer=tf.zeros_initializer(), partitioner=tf.fixed_size_partitioner(2, axis=1), use_resource=False
+        )
+        tf.reduce_sum(tf.convert_to_tensor(p), name="total")
+        tf.nn.embedding_lookup(p, [[1, 2], [3, 9]], partition_strategy="div", name="rows")
+
+
+@case
+def sharded_lookup(tf: Any, b: Builder) -> None:
+    table, rows = _sharded(tf, b)
+    b.run(targets=[tf.global_variables_initializer()], init=True)
+    clipped = tf.nn.embedding_lookup(list(table), [0, 6, 3], max_norm=1.0)
+    b.run(fetch=[rows, clipped, tf.convert_to_tensor(table), *list(table)])
+    b.run(fetch=[tf.nn.embedding_lookup(list(table), [9])], error="InvalidArgumentError")
+
+
+@case
+def sharded_training(tf: Any, b: Builder) -> None:
+    """Two optimizers on slices: rows of repeated ids, of some ids, and of none."""
+    table, rows = _sharded(tf, b)
+    loss = tf.nn.l2_loss(rows - 1.0)
+    for optimizer in (tf.train.GradientDescentOptimizer(0.1), tf.train.AdagradOptimizer(0.1)):
+        step = optimizer.minimize(loss, var_list=list(table))
+        b.run(targets=[tf.global_variables_initializer()])
+        for _ in range(2):
+            b.run(fetch=[loss], targets=[step])
+        b.run(fetch=list(table))

@@ -350,5 +350,3 @@ def test_embedding_lookup_refuses_what_it_does_not_know() -> None:
             embedding_lookup([x, x], [0], "hash")
         with pytest.raises(ValueError, match="Need at least one param"):
             embedding_lookup([], [0])
-        with pytest.raises(errors.UnimplementedError, match="max_norm"):
-            embedding_lookup(x, [0], max_norm=1.0)

@@ -244,6 +244,22 @@ def test_every_case_has_its_answer() -> None:
     assert {path.stem for path in GOLDEN.glob("*.npz")} == set(cases())
 
 
+def test_variables_in_slices_have_tensorflows_names_shapes_and_devices() -> None:
+    types = {"VariableV2", "Assign", "Identity", "ConcatV2", "GatherV2", "DynamicPartition", "ParallelDynamicStitch"}
+    theirs = mpirt.Graph()
+    with theirs.as_default():
+        mpirt.import_graph_def(Answers("partitioned_variables").graph_def, name="")
+    ours, _, _ = build(mpirt, CASES["partitioned_variables"])
+
+    def described(graph: Any) -> dict[str, Any]:
+        ops = [op for op in graph.get_operations() if op.type in types]
+        return {op.name: (op.type, op.device, [static_shape(t) for t in op.outputs]) for op in ops}
+
+    expected = described(theirs)
+    assert len(expected) > 30
+    assert described(ours) == expected
+
+
 # --- op definitions --------------------------------------------------------------------------------------------------
 
 

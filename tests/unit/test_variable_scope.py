@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import mpirt as tf
-from mpirt import errors
 from mpirt.graph.graph import Graph
 from mpirt.ops.variable_scope import (
     AUTO_REUSE,
@@ -123,7 +122,6 @@ def test_the_older_order_of_arguments_works() -> None:
         ({"name_or_scope": None, "default_name": "a", "reuse": True}, ValueError, "cannot be used without a name_or_scope"),
         ({"name_or_scope": "a", "reuse": 3}, ValueError, "must be True or False or None"),
         ({"name_or_scope": "a", "auxiliary_name_scope": 1}, TypeError, "must be `True` or `False`"),
-        ({"name_or_scope": "a", "partitioner": print}, errors.UnimplementedError, "partitioner"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

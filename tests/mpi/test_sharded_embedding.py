@@ -1,0 +1,117 @@
+"""An embedding in slices on several ranks: training gives what one process gives, and only rows cross ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import mpirt as tf
+from tests.optimizer_rules import LR, MOMENTUM, State, adagrad, descent, momentum
+from tests.reference import Reference
+
+ROWS, WIDTH = 10_000, 8
+SPEC = {"ps": 2, "worker": 2}
+IDS = [np.array([7, 9_999, 7, 0, 5_000, 7, 4_999]), np.array([3, 7, 3, 6_000, 9_999, 1, 1])]
+WEIGHTS = np.random.default_rng(1).standard_normal((2, len(IDS[0]), WIDTH))
+
+OPTIMIZERS: dict[str, tuple[Callable[[], Any], Callable[[State, Any, int], None], State]] = {
+    "descent": (lambda: tf.train.GradientDescentOptimizer(LR), descent, {}),
+    "momentum": (lambda: tf.train.MomentumOptimizer(LR, MOMENTUM), momentum, {"accum": np.zeros(1)}),
+    "adagrad": (lambda: tf.train.AdagradOptimizer(LR), adagrad, {"accum": np.full(1, 0.1)}),
+}
+
+
+@pytest.fixture(autouse=True)
+def cluster() -> Iterator[tf.Cluster]:
+    """Two ps and two workers on the ranks of this test."""
+    yield tf.cluster(SPEC)
+
+
+def start() -> npt.NDArray[np.float64]:
+    return np.random.default_rng(0).standard_normal((ROWS, WIDTH))
+
+
+def build(optimizer: Any, slices: int) -> tuple[Any, Any, list[Any]]:
+    """The table, a step of training on both workers' ids, and the placeholders of these."""
+    ids, losses = [], []
+    with tf.device(tf.train.replica_device_setter(cluster=tf.train.ClusterSpec(SPEC))):
+        table = tf.get_variable("table", initializer=start(), partitioner=tf.fixed_size_partitioner(slices))
+        for task in range(2):
+            with tf.device(f"/task:{task}"):
+                ids.append(tf.placeholder(tf.int64, [None], name=f"ids_{task}"))
+                rows = tf.nn.embedding_lookup(table, ids[-1], partition_strategy="div")
+                losses.append(tf.reduce_sum(rows * rows * tf.constant(WEIGHTS[task])))
+        step = optimizer.minimize(tf.add_n(losses), colocate_gradients_with_ops=True)
+    return table, step, ids
+
+
+def after(steps: int, rule: Callable[[State, Any, int], None], slots: State) -> npt.NDArray[np.float64]:
+    """The table after training, by the published rule; rows that are not looked up keep their value."""
+    state: State = {"var": start(), **{name: np.full((ROWS, WIDTH), value[0]) for name, value in slots.items()}}
+    for t in range(1, steps + 1):
+        gradient = np.zeros((ROWS, WIDTH))
+        for ids, weights in zip(IDS, WEIGHTS, strict=True):
+            np.add.at(gradient, ids, 2 * state["var"][ids] * weights)
+        touched = np.unique(np.concatenate(IDS))
+        rows = {name: value[touched] for name, value in state.items()}
+        rule(rows, gradient[touched], t)
+        for name, value in rows.items():
+            state[name][touched] = value
+    return state["var"]
+
+
+@pytest.mark.ranks([1, 3, 4])
+def test_training_a_table_in_slices_is_training_the_table_in_one_process() -> None:
+    for which, slices in zip(OPTIMIZERS, (3, 5, 1), strict=True):
+        make, rule, slots = OPTIMIZERS[which]
+        with tf.Graph().as_default() as graph:
+            table, step, placeholders = build(make(), slices)
+            whole, init = tf.convert_to_tensor(table), tf.global_variables_initializer()
+            feeds = dict(zip(placeholders, IDS, strict=True))
+            one_process = Reference(graph)
+            one_process.run(init)
+            with tf.Session() as session:
+                session.run(init)
+                for _ in range(3):
+                    session.run(step, feeds)
+                    one_process.run(step, feeds)
+                trained = session.run(whole)
+                placement = session.placement()
+        np.testing.assert_array_equal(trained, one_process.run(whole))
+        np.testing.assert_allclose(trained, after(3, rule, slots), rtol=1e-6, atol=1e-6, err_msg=which)  # rates are float32
+        for k in range(slices):
+            part = {f"table/part_{k}{slot}" for slot in ("", "/Momentum", "/Adagrad")}
+            places = {where for name, where in placement.items() if name in part}
+            assert places == {f"/job:ps/task:{k % 2}/device:CPU:0"}, "slots are beside their slice"
+
+
+@pytest.mark.ranks(4)
+def test_only_the_rows_that_are_looked_up_cross_ranks_and_in_gradients_each_once(cluster: tf.Cluster, rank: int) -> None:
+    row, distinct = WIDTH * 8, [np.unique(ids) for ids in IDS]
+    lower = [[int((ids < ROWS // 2).sum()) for ids in some] for some in (IDS, distinct)]
+    upper = [[int((ids >= ROWS // 2).sum()) for ids in some] for some in (IDS, distinct)]
+    # A ps sends each worker the rows that it asks for, repeated ones too. A worker sends each ps the row numbers of the lookup,
+    # and for the update each distinct one once, with its row of the gradient.
+    payload = (
+        sum((lower, upper)[rank][0]) * row if rank < 2 else len(IDS[rank - 2]) * 8 + len(distinct[rank - 2]) * (8 + row)
+    )
+    for which in OPTIMIZERS:
+        with tf.Graph().as_default():
+            _, step, placeholders = build(OPTIMIZERS[which][0](), 2)
+            feeds = dict(zip(placeholders, IDS, strict=True))
+            with tf.Session() as session:
+                session.run(tf.global_variables_initializer())
+                session.run(step, feeds)
+                before = replace(cluster.transport.counters)
+                for _ in range(5):
+                    session.run(step, feeds)
+                now = replace(cluster.transport.counters)
+        sent = (now.bytes_sent - before.bytes_sent) / 5
+        print(f"rank {rank} {which}: {payload} {sent}")
+        assert payload <= sent <= payload + 200, which  # beside it: sizes, rates, ends of control edges
+        assert sent < ROWS * row / 100, "a dense gradient is larger"
