@@ -10,7 +10,8 @@ from __future__ import annotations
 from tensorboard.compat.proto.config_pb2 import ConfigProto, GPUOptions, GraphOptions, RunMetadata, RunOptions
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
-from mpirt import app, control_flow_gradients, debugging, errors, initializers, linalg, logging, losses, math, nn, random, train
+from mpirt import app, debugging, errors, initializers, linalg, logging, losses, math, nn, random, train
+from mpirt import control_flow_gradients as control_flow_gradients  # registers the gradients of operations with bodies
 from mpirt.cluster.device_spec import DeviceSpec
 from mpirt.cluster.rank_table import RankTable
 from mpirt.distributed.cluster import Cluster, cluster

@@ -16,6 +16,7 @@ from mpirt.compiler.prune import prune
 from mpirt.compiler.schedule import schedule
 from mpirt.compiler.verify import verify
 from mpirt.graph.function import Function
+from mpirt.graph.graph import Operation, Tensor
 
 
 def compile_body(body: Function, device: DeviceName, devices: Sequence[str]) -> Program:
@@ -24,7 +25,7 @@ def compile_body(body: Function, device: DeviceName, devices: Sequence[str]) -> 
     Its fetches are the outputs of the body, then its control outputs.
     """
     fed = set(body.inputs)
-    fetches = (*body.outputs, *body.control_outputs)
+    fetches: tuple[Tensor | Operation, ...] = (*body.outputs, *body.control_outputs)
     needed = prune(fetches, fed)
     placing = sorted({*needed, *(t.op for t in fed)}, key=lambda op: op.index)
     beside = {t.op: device for t in body.inputs if is_state(t)}

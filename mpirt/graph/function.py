@@ -41,7 +41,7 @@ class Function:
     """
 
     name: str
-    graph: Graph
+    graph: FuncGraph
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     control_outputs: tuple[Operation, ...] = ()
@@ -50,6 +50,11 @@ class Function:
     def stateful(self) -> bool:
         """Whether two calls with equal inputs may differ, or a call has an effect."""
         return any(has_effect(op) for op in self.graph.get_operations())
+
+    def with_outputs(self, more: Sequence[Tensor]) -> Function:
+        """The same body with further outputs, under a name of its own."""
+        outputs = (*self.outputs, *more)
+        return Function(self.graph.unique_function_name(self.name), self.graph, self.inputs, outputs, self.control_outputs)
 
     def __repr__(self) -> str:
         return f"<mpirt.Function {self.name!r} of {self.graph.version} operations>"
@@ -87,10 +92,11 @@ class FuncGraph(Graph):
         self.ops_state = outer.ops_state
         self._collections = {key: list(items) for key, items in outer._collections.items()}
         self._outer_device = self._scopes.device
-        self.name = self._unique(re.sub(r"[^A-Za-z0-9_]", "_", name))
+        self.name = self.unique_function_name(re.sub(r"[^A-Za-z0-9_]", "_", name))
         self.qualifier = f"{self.name}/"
 
-    def _unique(self, name: str) -> str:
+    def unique_function_name(self, name: str) -> str:
+        """``name``, with a number if a body around the outermost graph has it."""
         names: dict[str, int] = self.ops_state.setdefault(__name__, {})
         while name in names:
             names[name] += 1
@@ -136,7 +142,7 @@ class FuncGraph(Graph):
 
     def changed_variables(self) -> set[Tensor]:
         """The captured variables' tensors, outside, that something in this body may change."""
-        changed = set()
+        changed: set[Tensor] = set()
         for op in self._operations:
             ranges = arg_ranges(op.definition.inputs, op.attrs) if op.definition.takes_refs else {}
             for arg in op.definition.inputs:

@@ -21,7 +21,7 @@ from mpirt.ops.concat_ops import stack
 from mpirt.ops.control_flow_ops import Assert
 from mpirt.ops.functional_ops import Traced, make_if
 from mpirt.ops.logic_ops import less_equal
-from mpirt.ops.reduction_ops import reduce_sum
+from mpirt.ops.reduction_ops import reduce_any, reduce_sum
 from mpirt.ops.structure import pack
 
 __all__ = ["case", "cond"]
@@ -150,13 +150,13 @@ def case(
         checks = []
         stacked = stack(preds, name="preds")
         if exclusive:
-            count = reduce_sum(cast(stacked, dtypes.int32))
-            checks = [Assert(less_equal(count, 1), ["more than one predicate is true although exclusive=True:", stacked], summarize=len(preds))]
+            alone = less_equal(reduce_sum(cast(stacked, dtypes.int32)), 1)
+            checks = [Assert(alone, ["more than one predicate is true although exclusive=True:", stacked], len(preds))]
         functions = [fn for _, fn in pairs]
         last = default
         if last is None:
             last = functions[-1]
-            checks.append(Assert(apply_op("Any", stacked, [0]), ["no predicate is true and there is no default:", stacked], summarize=len(preds)))
+            checks.append(Assert(reduce_any(stacked), ["no predicate is true and there is no default:", stacked], len(preds)))
             preds, functions = preds[:-1], functions[:-1]
         with graph.control_dependencies(checks):
             if not preds:

@@ -269,8 +269,8 @@ def extend_if(op: Operation, branch: str, tensors: Sequence[Tensor]) -> list[Ten
         values = [as_output(mine.graph, t) for t in tensors]
     with theirs.graph.as_default(), theirs.graph.control_dependencies(None), theirs.graph.name_scope("not_taken"):
         nothing = [_nothing(t) for t in values]
-    op.attrs[branch] = _with_outputs(mine, values)
-    op.attrs[other] = _with_outputs(theirs, nothing)
+    op.attrs[branch] = mine.with_outputs(values)
+    op.attrs[other] = theirs.with_outputs(nothing)
     op.attrs["Tout"] = [*op.attrs["Tout"], *(t.dtype for t in values)]
     op.attrs["output_shapes"] = [t.static_shape for t in op.outputs] + [None] * len(values)
     first = len(op.outputs)
@@ -283,10 +283,6 @@ def _nothing(tensor: Tensor) -> Tensor:
         made: Tensor = apply_op("_NoHistory", name="history")
         return made
     return constant(np.full((), b"" if tensor.dtype.kind == "O" else 0, tensor.dtype.np_dtype), tensor.dtype)
-
-
-def _with_outputs(body: Function, more: Sequence[Tensor]) -> Function:
-    return Function(body.name, body.graph, body.inputs, (*body.outputs, *more), body.control_outputs)
 
 
 def record_while(op: Operation, tensors: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
@@ -302,7 +298,7 @@ def record_while(op: Operation, tensors: Sequence[Tensor]) -> tuple[Tensor, list
         values = [as_output(body.graph, t) for t in tensors]
     new = list(dict.fromkeys(t for t in values if t not in kept))
     kept.update(zip(new, range(len(kept), len(kept) + len(new)), strict=True))
-    op.attrs["body"] = _with_outputs(body, new)
+    op.attrs["body"] = body.with_outputs(new)
     if op.type != "_RecordedWhile":
         op.retype("_RecordedWhile", [(resource, ())])
     return op.outputs[count], [kept[t] for t in values]

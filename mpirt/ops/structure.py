@@ -27,8 +27,8 @@ class Structure:
     def __str__(self) -> str:
         if not isinstance(self.kind, type):
             return "." if self.kind == LEAF else str(self.kind)
-        inside = ", ".join(f"{k!r}: {p}" for k, p in zip(self.keys, self.parts, strict=True)) if self.keys else ", ".join(map(str, self.parts))
-        return f"{self.kind.__name__}({inside})"
+        keys = [f"{key!r}: " for key in self.keys] or [""] * len(self.parts)
+        return f"{self.kind.__name__}({', '.join(f'{k}{p}' for k, p in zip(keys, self.parts, strict=True))})"
 
 
 def flatten(value: Any) -> tuple[list[Any], Structure]:
