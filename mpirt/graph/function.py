@@ -26,6 +26,8 @@ from mpirt.graph.shapes import Shape
 
 ARG = "_Arg"  # operation type of an argument (TensorFlow's name)
 
+VARIABLE_HANDLE = "_VariableHandle"  # operation type of what stands for a variable among the inputs of an operation with bodies
+
 _REFUSED = {
     "Placeholder": "a placeholder", "PlaceholderV2": "a placeholder", "PlaceholderWithDefault": "a placeholder",
     "VariableV2": "a variable", "Variable": "a variable", "VarHandleOp": "a variable",

@@ -16,7 +16,7 @@ import numpy as np
 from mpirt import errors
 from mpirt.dtypes import ALL, DType, resource
 from mpirt.dtypes import bool as bool_
-from mpirt.graph.function import ARG, FuncGraph, Function
+from mpirt.graph.function import ARG, VARIABLE_HANDLE, FuncGraph, Function
 from mpirt.graph.graph import Operation, Tensor, get_default_graph
 from mpirt.graph.op_def import KernelContext, ShapeContext, no_gradient, register_gradient, register_kernel, register_op
 from mpirt.graph.shapes import Shape
@@ -43,17 +43,17 @@ def _arg(ctx: KernelContext) -> Any:
 no_gradient(ARG, reason="it has no inputs")
 
 
-@register_op("_VariableHandle", inputs=["ref: Ref(T)"], outputs=["handle: resource"], T=ALL)
+@register_op(VARIABLE_HANDLE, inputs=["ref: Ref(T)"], outputs=["handle: resource"], T=ALL)
 def _variable_handle_shape(ctx: ShapeContext) -> list[Shape]:
     return [()]
 
 
-@register_kernel("_VariableHandle")
+@register_kernel(VARIABLE_HANDLE)
 def _variable_handle(ctx: KernelContext, ref: Any) -> Any:
     return ref
 
 
-no_gradient("_VariableHandle", reason="what a body does to a variable is not a function of its value")
+no_gradient(VARIABLE_HANDLE, reason="what a body does to a variable is not a function of its value")
 
 
 # ---------------------------------------------------------------------------------------------------------------- If
@@ -230,7 +230,7 @@ def merged_inputs(graphs: Sequence[FuncGraph]) -> tuple[list[Tensor], list[list[
     captured = list(dict.fromkeys(t for graph in graphs for t in graph.captures))
     for graph in graphs:
         graph.read_only([t for t in captured if t.dtype.is_ref and t not in changed])
-    inputs = [apply_op("_VariableHandle", t, name="handle") if t in changed else t for t in captured]
+    inputs = [apply_op(VARIABLE_HANDLE, t, name="handle") if t in changed else t for t in captured]
     return inputs, [[_argument(graph, t, i) for t, i in zip(captured, inputs, strict=True)] for graph in graphs]
 
 
