@@ -1,4 +1,4 @@
-"""Entry point and command line flags of TensorFlow-1 scripts: ``tf.app.run()``, ``tf.app.flags``. Both are absl's."""
+"""Entry point and command line flags of TensorFlow-1 scripts: ``tf.app.run()`` (absl's) and ``tf.app.flags``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app as _absl_app
-from absl import flags
+
+from mpirt import flags
 
 __all__ = ["flags", "run"]
 

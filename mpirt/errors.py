@@ -198,3 +198,13 @@ CLASS_OF_CODE: dict[int, type[OpError]] = {
         UnimplementedError, InternalError, UnavailableError, DataLossError, UnauthenticatedError,
     )
 }  # fmt: skip
+
+
+def error_code_from_exception_type(cls: type[OpError]) -> int:
+    """Error code of a class; UNKNOWN for a class that has none of its own."""
+    return cls.code
+
+
+def exception_type_from_error_code(error_code: int) -> type[OpError]:
+    """The class with this error code; KeyError if there is none."""
+    return CLASS_OF_CODE[error_code]

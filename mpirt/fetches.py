@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from mpirt.graph.graph import Graph, Operation, Tensor
@@ -60,7 +62,7 @@ class FetchMapper:
             return lambda values: make([part(values) for part in parts])
         if isinstance(fetch, Mapping):
             items = {key: self._flatten(f) for key, f in fetch.items()}
-            kind: Any = type(fetch)
+            kind: Any = partial(defaultdict, fetch.default_factory) if isinstance(fetch, defaultdict) else type(fetch)
             return lambda values: kind([(key, part(values)) for key, part in items.items()])
         if isinstance(fetch, IndexedSlices):
             rest = None if fetch.dense_shape is None else self._leaf(fetch.dense_shape)

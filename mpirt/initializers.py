@@ -32,14 +32,19 @@ from mpirt.ops.init_ops import (
 from mpirt.ops.init_ops import (
     truncated_normal_initializer as truncated_normal,
 )
+from mpirt.ops.init_ops import uniform_unit_scaling_initializer as uniform_unit_scaling
 from mpirt.ops.init_ops import (
     variance_scaling_initializer as variance_scaling,
 )
 from mpirt.ops.init_ops import (
     zeros_initializer as zeros,
 )
+from mpirt.ops.variables import global_variables_initializer as global_variables
+from mpirt.ops.variables import local_variables_initializer as local_variables
+from mpirt.ops.variables import variables_initializer as variables
 
 __all__ = [
-    "constant", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform", "identity", "lecun_normal", "lecun_uniform",
-    "ones", "random_normal", "random_uniform", "truncated_normal", "variance_scaling", "zeros",
+    "constant", "global_variables", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform", "identity", "lecun_normal",
+    "lecun_uniform", "local_variables", "ones", "random_normal", "random_uniform", "truncated_normal",
+    "uniform_unit_scaling", "variables", "variance_scaling", "zeros",
 ]  # fmt: skip

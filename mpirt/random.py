@@ -16,8 +16,8 @@ from mpirt.ops.random_ops import (
 from mpirt.ops.random_ops import (
     random_uniform as uniform,
 )
-from mpirt.ops.random_seed import set_random_seed
+from mpirt.ops.random_seed import get_seed, set_random_seed
 
 __all__ = [
-    "categorical", "multinomial", "normal", "set_random_seed", "shuffle", "truncated_normal", "uniform",
+    "categorical", "get_seed", "multinomial", "normal", "set_random_seed", "shuffle", "truncated_normal", "uniform",
 ]  # fmt: skip

@@ -97,22 +97,20 @@ class BaseSession:
     ) -> None:
         if not isinstance(target, str):
             raise TypeError(f"target must be a string, but got {target!r}")
-        if target:
-            raise errors.UnimplementedError(
-                f"session target {target!r}: this version of mpirt runs collective sessions only.",
-                hint='leave the target out, or pass "".',
-            )
+        if target and master is not None:
+            raise ValueError(f"target {target!r} and master {master!r} both name the master task; give one of them.")
         if config is not None and not hasattr(config, "allow_soft_placement"):
             raise TypeError(f"config must be a ConfigProto, but got {config!r}")
         if fetch_on not in ("all", "owner"):
             raise ValueError(f"fetch_on must be 'all' or 'owner', not {fetch_on!r}.")
+        self._target = target
         self._config = config if config is not None else ConfigProto()
         self._graph = graph if graph is not None else get_default_graph()
         if not isinstance(self._graph, Graph):
             raise TypeError(f"graph must be a mpirt.Graph, but got {graph!r}")
         self._cluster = cluster if cluster is not None else _default_cluster(self._config)
         self._fetch_on = fetch_on
-        self._rules = PlacementRules(_master_task(master, self._cluster), bool(self._config.allow_soft_placement), task_default)
+        self._rules = PlacementRules(_master_task(target, master, self._cluster), bool(self._config.allow_soft_placement), task_default)
         self._state = SessionState(ResourceManager(), self._cluster.devices)
         self._number = self._cluster.next_session()
         self._steps: dict[_Leaves, list[_Step]] = {}
@@ -121,7 +119,7 @@ class BaseSession:
         self._num_steps = 0
         self._placed: dict[Operation, DeviceName] = {}
         self._pinned: dict[Operation, DeviceName] = {}
-        self._deadline_s: float | None = None
+        self._deadline: tuple[float, float] | None = None  # end of the current step by its timeout, and that timeout, in seconds
         self._lock = threading.RLock()
         self._closed = False
 
@@ -139,8 +137,8 @@ class BaseSession:
 
     @property
     def sess_str(self) -> str:
-        """The target, empty for a collective session."""
-        return ""
+        """The target as it was given."""
+        return self._target
 
     def placement(self) -> dict[str, str]:
         """Device of every operation of the graph: name -> ``/job:ps/task:0/device:CPU:0``, sorted by name.
@@ -191,9 +189,9 @@ class BaseSession:
             if not mapper.leaves:
                 return mapper.rebuild(())
             timeout_ms = (options.timeout_in_ms if options is not None else 0) or self._config.operation_timeout_in_ms
-            deadline_s = time.perf_counter() + timeout_ms / 1000 if timeout_ms > 0 else None
+            deadline = (time.perf_counter() + timeout_ms / 1000, timeout_ms / 1000) if timeout_ms > 0 else None
             try:
-                return mapper.rebuild(self._run(mapper.leaves, feeds, deadline_s))
+                return mapper.rebuild(self._run(mapper.leaves, feeds, deadline))
             except Abandoned as abandoned:
                 raise abandoned.error.with_traceback(None) from None  # all later calls raise the same one
 
@@ -216,7 +214,7 @@ class BaseSession:
             mapper = self._mappers[fetches] = FetchMapper(self._graph, fetches)
         return mapper
 
-    def _run(self, leaves: _Leaves, feeds: dict[Tensor, Any], deadline_s: float | None) -> list[Any]:
+    def _run(self, leaves: _Leaves, feeds: dict[Tensor, Any], deadline: tuple[float, float] | None) -> list[Any]:
         if self._cluster.size == 1:
             step = self._by_key.get((leaves, frozenset(feeds))) or self._compile(leaves, feeds)
             arrays, failure = self._arrays(step, feeds)
@@ -229,7 +227,7 @@ class BaseSession:
                 raise failed.failure.error from failed.__cause__
         collective = self._cluster.collective
         call = collective.begin(self._number, tuple(f.name for f in leaves), caller_line())
-        self._deadline_s = deadline_s
+        self._deadline = deadline
         try:
             step = self._find_step(call, leaves, feeds)
             arrays, failure = self._arrays(step, feeds)
@@ -255,22 +253,25 @@ class BaseSession:
         error = None if failure is None else self._with_origin(failure)
         position = 0 if failure is None else _position(step.plan, failure.op)
         trace = "" if failure is None else failure.traceback
-        collective, deadline_s = self._cluster.collective, self._deadline_s
-        self._deadline_s = None
+        collective = self._cluster.collective
         collective.fail(call, error, position, trace)
 
         def finish() -> Exception:
             step.executor.drain()
-            return collective.settle(call, self._graph)
+            return collective.settle(call, self._graph, self._wait)
 
         def rest() -> None:
+            self._deadline = None
             finish()
 
-        if isinstance(error, errors.DeadlineExceededError) and deadline_s is not None:
-            # On time for the user; the messages still under way are taken in before the next call.
-            collective.postpone(rest)
-            return error
-        return finish()
+        if self._deadline is None or not isinstance(error, errors.DeadlineExceededError):
+            try:
+                return finish()
+            except errors.DeadlineExceededError as late:
+                error = error or self._with_origin(Failure(late, None, None, ""))
+        # On time for the user; the messages still under way are taken in before the next call.
+        collective.postpone(rest)
+        return error
 
     def _with_origin(self, failure: Failure) -> Exception:
         """This rank's error, saying where it is."""
@@ -285,10 +286,18 @@ class BaseSession:
     def _wait(self, ready: Callable[[], bool], what: Callable[[], str]) -> None:
         """How this session's steps wait: under the job's control plane, and no longer than the user allows."""
         plane = self._cluster.plane
-        if self._deadline_s is None:
+        if self._deadline is None:
             plane.wait(ready, what)
-        else:
-            wait_until(ready, what, timeout_s=max(self._deadline_s - time.perf_counter(), 1e-6), on_idle=plane.watch(what))
+            return
+        end, timeout_s = self._deadline
+        try:
+            wait_until(ready, what, timeout_s=max(end - time.perf_counter(), 1e-6), on_idle=plane.watch(what))
+        except errors.DeadlineExceededError:
+            raise errors.DeadlineExceededError(
+                f"the step did not end within its timeout of {timeout_s:g} s; it was waiting for {what()}.",
+                hint="find out what the other side does meanwhile, or allow more time (operation_timeout_in_ms of the session's"
+                " config, timeout_in_ms of RunOptions).",
+            ) from None
 
     # ---- compiling
 
@@ -445,7 +454,7 @@ class Session(BaseSession):
 
     Parameters
     ----------
-    target : ``""``
+    target : ``""``, or the address of the master task, as a label: a session is collective in either case
     graph : Graph, by default the current one
     config : ConfigProto; ``allow_soft_placement``, ``log_device_placement``, ``operation_timeout_in_ms`` and ``cluster_def`` are used
     fetch_on : ``"all"`` - fetched values arrive on every rank; ``"owner"`` - only where they live, None elsewhere
@@ -501,7 +510,13 @@ def _default_cluster(config: Any) -> Cluster:
     return cluster(ClusterSpec(config.cluster_def) if config.cluster_def.job else None)
 
 
-def _master_task(master: str | None, cluster: Cluster) -> Task:
+def _master_task(target: str, master: str | None, cluster: Cluster) -> Task:
+    if target:
+        try:
+            return cluster.spec.task_of_address(target)
+        except ValueError as error:
+            hint = "give the address of a task, as in the ClusterSpec, or leave the target out."
+            raise errors.NotFoundError(f"session target {target!r}: {error}", hint=hint) from None
     if master is None:
         return default_master(cluster.inventory)
     spec = DeviceSpec.from_string(master)

@@ -278,8 +278,7 @@ class _Linker:
         for tensor in op.outputs:
             if tensor in self.fetched:
                 self._value_slot(tensor, op)
-        if op in self.behind:
-            self._send(op, [t for t in map(self._source, self.behind[op]) if t not in self.fed])
+        self._send(op)
 
     def _input(self, op: Operation, tensor: Tensor, is_ref: bool, space: str) -> int:
         if not tensor.dtype.is_ref:
@@ -325,17 +324,14 @@ class _Linker:
         self.slots.setdefault(tensor, {})[space] = slot
         return slot
 
-    def _send(self, after: Operation, sources: Collection[Tensor | Operation]) -> None:
-        """Start the transfers of ``sources`` that wait for ``after``."""
+    def _send(self, after: Operation, sources: Collection[Tensor | Operation] | None = None) -> None:
+        """Start the transfers that wait for ``after`` and have not been started: all, or those of ``sources``."""
         for index in self.behind.get(after, ()):
-            source = self._source(index)
-            if index not in self.sent and source in sources:
+            source = self.program.transfers[index].source
+            if index not in self.sent and (sources is None or source in sources):
                 self.sent.add(index)
                 slot = self._value_slot(source, after) if isinstance(source, Tensor) else NO_SLOT
                 self._emit(Send(self.program.transfers[index], slot))
-
-    def _source(self, index: int) -> Tensor | Operation:
-        return self.program.transfers[index].source
 
     def _value_slot(self, tensor: Tensor, after: Operation) -> int:
         """Slot in host memory with the value that the tensor, made on this rank or fed, has behind ``after``."""

@@ -74,7 +74,8 @@ class Cluster:
         except Abandoned as abandoned:
             raise abandoned.error from None
         self.devices: dict[tuple[Task, str], Device] = {(t, n): open_device(n) for t in self.tasks for n in self.inventory[t]}
-        self.spec = self.table.cluster_spec()
+        # As the script gave it, since the table holds no addresses, which are labels of tasks.
+        self.spec = spec if isinstance(spec, ClusterSpec) else self.table.cluster_spec()
         self._tags = 0
         self._sessions = 0
         self.closed = False
@@ -304,7 +305,8 @@ def _configure_logging() -> None:
         raise errors.InvalidArgumentError(
             f"environment variable MPIRT_LOG={level!r} is no log level.", hint="use DEBUG, INFO, WARNING or ERROR."
         )
-    _log.setLevel(level)
+    if _log.level == logging.NOTSET:  # the script has not chosen one itself
+        _log.setLevel(level)
 
 
 def _limit_blas_threads(cluster: Cluster) -> None:

@@ -15,6 +15,7 @@ Does not own: compiling and running (``session``), messages and waits (``control
 from __future__ import annotations
 
 import threading
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,12 @@ from mpirt.distributed.control import ControlPlane, Kind, to_error, to_record
 from mpirt.distributed.control_pb2 import ErrorRecord, Feed, Goodbye, OperationList, OperationSummary, Proposal, Settlement, Status, Verdict
 from mpirt.graph.fingerprint import digest, fingerprint, summary
 from mpirt.graph.graph import Graph, Operation
-from mpirt.runtime.rendezvous import Abandoned
+from mpirt.runtime.rendezvous import Abandoned, Wait
 
+_SAME_CALLS = (
+    "a collective Session needs every rank to call run() with the same fetches in the same order; keep run() out of"
+    " `if rank == 0:` and out of loops whose length differs between ranks."
+)
 _REMEMBERED_CALLS = 4096
 _DEADLINE = errors.DeadlineExceededError.__name__  # a wait given up; what it waited for may have failed elsewhere
 
@@ -67,7 +72,8 @@ class Collective:
         self._unfinished: Callable[[], None] | None = None  # the rest of a call that this rank left by its own deadline
         self._settling: dict[int, dict[int, Settlement]] = {}  # rank 0: how failed calls ended, by call and rank
         self._statuses: dict[int, Status] = {}  # rank 0: calls in which ranks have waited for long
-        self._goodbyes: dict[int, int] = {}
+        self._history = 0  # checksum of all calls: tells at the end whether all ranks have made the same
+        self._goodbyes: dict[int, Goodbye] = {}
         plane.status = self._status
         plane.on_poll = self._progress
 
@@ -100,6 +106,7 @@ class Collective:
         call = self._current = Call(self._next, session, fetches, where)
         self._open.add(call.number)
         self._next += 1
+        self._history = zlib.crc32(f"{session} {fetches}".encode(), self._history)
         self._calls[call.number] = call
         if len(self._calls) > _REMEMBERED_CALLS:
             self._calls.popitem(last=False)
@@ -225,20 +232,21 @@ class Collective:
             call.failure = error, settlement.error
         self.plane.send(0, Kind.SETTLEMENT, settlement)
 
-    def settle(self, call: Call, graph: Graph) -> Exception:
+    def settle(self, call: Call, graph: Graph, wait: Wait) -> Exception:
         """The one error of a failed call, the same on all ranks on which it failed.
 
         Parameters
         ----------
         call : this rank's call
         graph : where the failed operation is looked up
+        wait : how to wait; when it gives up, this may be called again
 
         Raises
         ------
         Abandoned
             If the job is broken meanwhile.
         """
-        record = self._answer(Kind.OUTCOME, call, "all ranks to end the failed step").error
+        record = self._answer(Kind.OUTCOME, call, "all ranks to end the failed step", wait).error
         self.plane.take(Kind.SETTLING, lambda s, m: m.call == call.number)
         self._open.discard(call.number)
         if call.failure is not None and call.failure[1] == record:
@@ -289,7 +297,7 @@ class Collective:
         self._finish()
         if self.plane.broken is not None:
             raise Abandoned(self.plane.broken)
-        self.plane.send(0, Kind.GOODBYE, Goodbye(calls=self._next))
+        self.plane.send(0, Kind.GOODBYE, Goodbye(calls=self._next, history=self._history))
         if self.rank == 0:
             self.plane.wait(self._all_said_goodbye, self._describe_missing_goodbyes, timeout_s=0)
             self._compare_goodbyes()
@@ -298,11 +306,20 @@ class Collective:
             self.plane.wait(self._may_leave, lambda: "the other ranks to come to the end of the script", timeout_s=0)
 
     def _compare_goodbyes(self) -> None:
-        """Rank 0: refuse an end to which ranks came by different numbers of calls, even if no rank waited in vain."""
-        most, fewest = max(self._goodbyes, key=self._goodbyes.__getitem__), min(self._goodbyes, key=self._goodbyes.__getitem__)
-        if self._goodbyes[most] != self._goodbyes[fewest]:
-            sides = [(rank, f"the end of its script after {self._goodbyes[rank]} calls") for rank in (fewest, most)]
-            self.plane.break_job(self._disagreement(self._goodbyes[fewest], sides))
+        """Rank 0: refuse an end to which ranks came by different calls, even if no rank waited in vain."""
+        calls = {rank: goodbye.calls for rank, goodbye in sorted(self._goodbyes.items())}
+        most, fewest = max(calls, key=calls.__getitem__), min(calls, key=calls.__getitem__)
+        if calls[most] != calls[fewest]:
+            sides = [(rank, f"the end of its script after {calls[rank]} calls") for rank in (fewest, most)]
+            self.plane.break_job(self._disagreement(calls[fewest], sides))
+            self.plane.check()
+        odd = [rank for rank, goodbye in sorted(self._goodbyes.items()) if goodbye.history != self._history]
+        if odd:
+            self.plane.break_job(errors.AbortedError(
+                f"ranks didn't make the same calls: each made {self._next}, but those of {self.plane.describe_rank(odd[0])} fetched"
+                " something else than those of rank 0, or in another order.",
+                hint=_SAME_CALLS,
+            ))  # fmt: skip
             self.plane.check()
 
     def _may_leave(self) -> bool:
@@ -328,7 +345,7 @@ class Collective:
         """Rank 0: break the job if the ranks can't be making the same calls."""
         plane = self.plane
         for source, goodbye in plane.take(Kind.GOODBYE, lambda s, m: True):
-            self._goodbyes[source] = goodbye.calls
+            self._goodbyes[source] = goodbye
         for source, status in plane.take(Kind.STATUS, lambda s, m: True):
             self._statuses[source] = status
             plane.send_all(Kind.QUESTION, Status(call=status.call))  # maybe a rank has gone on from another call of this number
@@ -342,16 +359,15 @@ class Collective:
                 plane.break_job(self._disagreement(theirs.number, [(0, str(mine)), (rank, str(theirs))]))
             elif mine is not None and theirs.proposed and not mine.proposed:
                 plane.break_job(self._feed_disagreement(mine, rank))
-            for other, calls in self._goodbyes.items():
-                if calls <= theirs.number:
+            for other, goodbye in self._goodbyes.items():
+                if goodbye.calls <= theirs.number:
                     plane.break_job(self._disagreement(theirs.number, [(other, "the end of its script"), (rank, str(theirs))]))
 
     def _disagreement(self, number: int, sides: Sequence[tuple[int, str]]) -> errors.AbortedError:
         lines = "".join(f"\n  {self.plane.describe_rank(rank)}: {what}" for rank, what in sides)
         return errors.AbortedError(
             f"ranks don't make the same calls: collective call {number} is{lines}",
-            hint="a collective Session needs every rank to call run() with the same fetches in the same order;"
-            " keep run() out of `if rank == 0:` and out of loops whose length differs between ranks.",
+            hint=_SAME_CALLS,
         )
 
     def _feed_disagreement(self, mine: Call, rank: int) -> errors.AbortedError:
@@ -382,7 +398,7 @@ class Collective:
         self.plane.wait(complete, missing)
         return found
 
-    def _answer(self, kind: Kind, call: Call, what: str) -> Any:
+    def _answer(self, kind: Kind, call: Call, what: str, wait: Wait | None = None) -> Any:
         found: list[tuple[int, Any]] = []
 
         def arrived() -> bool:
@@ -390,7 +406,7 @@ class Collective:
             found.extend(self.plane.take(kind, lambda s, m: m.call == call.number))
             return bool(found)
 
-        self.plane.wait(arrived, lambda: f"{what}, call {call.number}, {call}")
+        (wait or self.plane.wait)(arrived, lambda: f"{what}, call {call.number}, {call}")
         return found[0][1]
 
 

@@ -148,7 +148,9 @@ class Status(_message.Message):
     def __init__(self, call: _Optional[int] = ..., session: _Optional[int] = ..., fetches: _Optional[_Iterable[str]] = ..., where: _Optional[str] = ..., waiting_for: _Optional[str] = ...) -> None: ...
 
 class Goodbye(_message.Message):
-    __slots__ = ("calls",)
+    __slots__ = ("calls", "history")
     CALLS_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
     calls: int
-    def __init__(self, calls: _Optional[int] = ...) -> None: ...
+    history: int
+    def __init__(self, calls: _Optional[int] = ..., history: _Optional[int] = ...) -> None: ...

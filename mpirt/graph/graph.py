@@ -314,6 +314,10 @@ class Graph:
         finally:
             scopes.control = outer
 
+    def waiting_for(self) -> tuple[Operation, ...]:
+        """What the open ``control_dependencies`` blocks of this thread wait for."""
+        return tuple(op for scope in self._scopes.control for op in scope.operations)
+
     @contextmanager
     def colocate_with(self, op: Any, ignore_existing: bool = False) -> Iterator[None]:
         """Put the operations of the block on the device of ``op``, whatever device blocks are open."""

@@ -203,7 +203,7 @@ def _dtype_inside(value: Any) -> DType | None:
     if isinstance(value, list | tuple):
         return next((d for d in map(_dtype_inside, value) if d is not None), None)
     if hasattr(value, "_as_tensor"):
-        value = value._as_tensor(False)
+        value = value._as_tensor(True)
     return value.dtype.base_dtype if isinstance(value, Tensor) else None
 
 

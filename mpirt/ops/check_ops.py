@@ -288,5 +288,5 @@ def assert_same_float_dtype(tensors: Sequence[Any] | None = None, dtype: Any = N
 def is_numeric_tensor(tensor: Any) -> bool:
     """Whether ``tensor`` is a tensor (or variable) of numbers."""
     if hasattr(tensor, "_as_tensor"):
-        tensor = tensor._as_tensor(False)
+        tensor = tensor._as_tensor(True)
     return isinstance(tensor, Tensor) and tensor.dtype.base_dtype in dtypes.NUMERIC

@@ -199,8 +199,11 @@ class Variable:
     # ---- reading
 
     def value(self) -> Tensor:
-        """The snapshot that plain uses of the variable share, made where the variable is."""
-        return self._snapshot
+        """What plain uses of the variable read: a snapshot that they share, made where the variable is.
+
+        In a ``control_dependencies`` block a snapshot of its own, so that it shows the changes waited for.
+        """
+        return self.read_value() if self.graph.waiting_for() else self._snapshot
 
     def read_value(self) -> Tensor:
         """A new snapshot, made after the operations it is told to wait for.
@@ -222,7 +225,7 @@ class Variable:
     def sparse_read(self, indices: Any, name: str | None = None) -> Tensor:
         """The rows ``indices`` of the value, gathered where the variable is."""
         with self.graph.colocate_with(self.op):
-            rows: Tensor = apply_op("GatherV2", self._snapshot, indices, constant(0, name="axis"), name=name)
+            rows: Tensor = apply_op("GatherV2", self.value(), indices, constant(0, name="axis"), name=name)
         return rows
 
     # ---- changing
@@ -295,7 +298,7 @@ class Variable:
     # ---- how the graph layer and operators see it
 
     def _as_tensor(self, as_ref: bool) -> Tensor:
-        return self._variable if as_ref else self._snapshot
+        return self._variable if as_ref else self.value()
 
     def _as_graph_element(self) -> Tensor:
         return self._variable
@@ -304,7 +307,7 @@ class Variable:
         raise TypeError(f"{self!r} is not iterable.")
 
     def __bool__(self) -> bool:
-        return bool(self._snapshot)
+        return bool(self.value())
 
     __hash__ = object.__hash__
 
@@ -313,36 +316,36 @@ class Variable:
 
     # One line each, as a table.
     # fmt: off
-    def __getitem__(self, key: Any) -> Tensor: return self._snapshot[key]
-    def __add__(self, other: Any) -> Tensor: return self._snapshot.__add__(other)
-    def __radd__(self, other: Any) -> Tensor: return self._snapshot.__radd__(other)
-    def __sub__(self, other: Any) -> Tensor: return self._snapshot.__sub__(other)
-    def __rsub__(self, other: Any) -> Tensor: return self._snapshot.__rsub__(other)
-    def __mul__(self, other: Any) -> Tensor: return self._snapshot.__mul__(other)
-    def __rmul__(self, other: Any) -> Tensor: return self._snapshot.__rmul__(other)
-    def __truediv__(self, other: Any) -> Tensor: return self._snapshot.__truediv__(other)
-    def __rtruediv__(self, other: Any) -> Tensor: return self._snapshot.__rtruediv__(other)
-    def __floordiv__(self, other: Any) -> Tensor: return self._snapshot.__floordiv__(other)
-    def __rfloordiv__(self, other: Any) -> Tensor: return self._snapshot.__rfloordiv__(other)
-    def __mod__(self, other: Any) -> Tensor: return self._snapshot.__mod__(other)
-    def __rmod__(self, other: Any) -> Tensor: return self._snapshot.__rmod__(other)
-    def __pow__(self, other: Any) -> Tensor: return self._snapshot.__pow__(other)
-    def __rpow__(self, other: Any) -> Tensor: return self._snapshot.__rpow__(other)
-    def __matmul__(self, other: Any) -> Tensor: return self._snapshot.__matmul__(other)
-    def __rmatmul__(self, other: Any) -> Tensor: return self._snapshot.__rmatmul__(other)
-    def __and__(self, other: Any) -> Tensor: return self._snapshot.__and__(other)
-    def __rand__(self, other: Any) -> Tensor: return self._snapshot.__rand__(other)
-    def __or__(self, other: Any) -> Tensor: return self._snapshot.__or__(other)
-    def __ror__(self, other: Any) -> Tensor: return self._snapshot.__ror__(other)
-    def __xor__(self, other: Any) -> Tensor: return self._snapshot.__xor__(other)
-    def __rxor__(self, other: Any) -> Tensor: return self._snapshot.__rxor__(other)
-    def __neg__(self) -> Tensor: return -self._snapshot
-    def __abs__(self) -> Tensor: return abs(self._snapshot)
-    def __invert__(self) -> Tensor: return ~self._snapshot
-    def __lt__(self, other: Any) -> Tensor: return self._snapshot.__lt__(other)
-    def __le__(self, other: Any) -> Tensor: return self._snapshot.__le__(other)
-    def __gt__(self, other: Any) -> Tensor: return self._snapshot.__gt__(other)
-    def __ge__(self, other: Any) -> Tensor: return self._snapshot.__ge__(other)
+    def __getitem__(self, key: Any) -> Tensor: return self.value()[key]
+    def __add__(self, other: Any) -> Tensor: return self.value().__add__(other)
+    def __radd__(self, other: Any) -> Tensor: return self.value().__radd__(other)
+    def __sub__(self, other: Any) -> Tensor: return self.value().__sub__(other)
+    def __rsub__(self, other: Any) -> Tensor: return self.value().__rsub__(other)
+    def __mul__(self, other: Any) -> Tensor: return self.value().__mul__(other)
+    def __rmul__(self, other: Any) -> Tensor: return self.value().__rmul__(other)
+    def __truediv__(self, other: Any) -> Tensor: return self.value().__truediv__(other)
+    def __rtruediv__(self, other: Any) -> Tensor: return self.value().__rtruediv__(other)
+    def __floordiv__(self, other: Any) -> Tensor: return self.value().__floordiv__(other)
+    def __rfloordiv__(self, other: Any) -> Tensor: return self.value().__rfloordiv__(other)
+    def __mod__(self, other: Any) -> Tensor: return self.value().__mod__(other)
+    def __rmod__(self, other: Any) -> Tensor: return self.value().__rmod__(other)
+    def __pow__(self, other: Any) -> Tensor: return self.value().__pow__(other)
+    def __rpow__(self, other: Any) -> Tensor: return self.value().__rpow__(other)
+    def __matmul__(self, other: Any) -> Tensor: return self.value().__matmul__(other)
+    def __rmatmul__(self, other: Any) -> Tensor: return self.value().__rmatmul__(other)
+    def __and__(self, other: Any) -> Tensor: return self.value().__and__(other)
+    def __rand__(self, other: Any) -> Tensor: return self.value().__rand__(other)
+    def __or__(self, other: Any) -> Tensor: return self.value().__or__(other)
+    def __ror__(self, other: Any) -> Tensor: return self.value().__ror__(other)
+    def __xor__(self, other: Any) -> Tensor: return self.value().__xor__(other)
+    def __rxor__(self, other: Any) -> Tensor: return self.value().__rxor__(other)
+    def __neg__(self) -> Tensor: return -self.value()
+    def __abs__(self) -> Tensor: return abs(self.value())
+    def __invert__(self) -> Tensor: return ~self.value()
+    def __lt__(self, other: Any) -> Tensor: return self.value().__lt__(other)
+    def __le__(self, other: Any) -> Tensor: return self.value().__le__(other)
+    def __gt__(self, other: Any) -> Tensor: return self.value().__gt__(other)
+    def __ge__(self, other: Any) -> Tensor: return self.value().__ge__(other)
     # fmt: on
 
 

@@ -1,8 +1,8 @@
 """Devices of a task: an array namespace, a memory space, and copies between it and host memory.
 
-Owns: the only import of cupy. An emulated GPU is a separate memory space on the CPU: its arrays never alias the CPU's,
-so that a graph that forgets a copy fails here as it would on a real GPU. It is used only when ``MPIRT_EMULATED_GPUS``
-asks for it, and named as emulated in every report.
+Owns: the only import of cupy. An emulated GPU is a separate memory space on the CPU: values move to it and from it by the
+same copies as on a real GPU and never alias the CPU's arrays, though a kernel could still read an array of the wrong space.
+It is used only when ``MPIRT_EMULATED_GPUS`` asks for it, and named as emulated in every report.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tensorboard.compat.proto.cluster_pb2 import ClusterDef, JobDef
+
 from mpirt.cluster.cluster_spec import ClusterSpec
 from mpirt.train.adagrad import AdagradOptimizer
 from mpirt.train.adam import AdamOptimizer
@@ -15,6 +17,7 @@ from mpirt.train.learning_rate_decay import (
     piecewise_constant,
     polynomial_decay,
 )
+from mpirt.train.learning_rate_decay import piecewise_constant as piecewise_constant_decay
 from mpirt.train.momentum import MomentumOptimizer
 from mpirt.train.moving_averages import ExponentialMovingAverage
 from mpirt.train.optimizer import Optimizer
@@ -28,9 +31,9 @@ from mpirt.train.training_util import (
 )
 
 __all__ = [
-    "AdagradOptimizer", "AdamOptimizer", "ClusterSpec", "ExponentialMovingAverage", "GradientDescentOptimizer",
-    "GreedyLoadBalancingStrategy", "MomentumOptimizer", "NameHashStrategy", "Optimizer", "RMSPropOptimizer",
-    "assert_global_step", "byte_size_load_fn", "cosine_decay", "create_global_step", "exponential_decay",
-    "get_global_step", "get_or_create_global_step", "global_step", "inverse_time_decay", "natural_exp_decay",
-    "piecewise_constant", "polynomial_decay", "replica_device_setter",
+    "AdagradOptimizer", "AdamOptimizer", "ClusterDef", "ClusterSpec", "ExponentialMovingAverage", "GradientDescentOptimizer",
+    "GreedyLoadBalancingStrategy", "JobDef", "MomentumOptimizer", "NameHashStrategy", "Optimizer", "RMSPropOptimizer",
+    "assert_global_step", "byte_size_load_fn", "cosine_decay", "create_global_step", "exponential_decay", "get_global_step",
+    "get_or_create_global_step", "global_step", "inverse_time_decay", "natural_exp_decay", "piecewise_constant",
+    "piecewise_constant_decay", "polynomial_decay", "replica_device_setter",
 ]  # fmt: skip

@@ -188,6 +188,39 @@ def test_a_variable_read_elsewhere_crosses_once_for_each_value_that_is_needed() 
     assert [inputs[t.op] for t in [*before, *after]] == [(first,), (first,), (second,), (second,)]
 
 
+def test_a_gpu_that_reads_a_variable_of_another_task_gets_a_new_copy_of_each_value() -> None:
+    with tf.device("/job:ps/task:0/cpu:0"):
+        v = tf.Variable(1.0, name="v")
+    readers = []
+    controls: list[Tensor] = []
+    for _ in range(2):
+        with tf.device("/job:worker/task:0/gpu:0"), tf.control_dependencies(controls):
+            readers.append(tf.negative(v._as_graph_element()))
+        with tf.device("/job:ps/task:0/cpu:0"), tf.control_dependencies(readers):
+            controls = [tf.assign_add(v, 1.0)]
+    plan = plan_of(readers)
+    alone = Simulation(link_all(plan, [0, 0, 0], 1)).fetched[0]
+    apart = Simulation(link_all(plan, [0, 0, 1], 2)).fetched
+    assert alone[0][2] != alone[1][2] and apart == [alone, alone]
+
+
+def test_a_fetched_variable_has_on_every_rank_the_value_from_before_the_steps_changes() -> None:
+    with tf.device("/job:ps/task:0/cpu:0"):
+        v = tf.Variable(1.0, name="v")
+        change = tf.assign_add(v, 1.0)
+    plan = plan_of([v._as_graph_element(), change.op])
+    for ranks, num_ranks in (([0, 0, 0], 1), ([1, 0, 0], 3)):
+        assert Simulation(link_all(plan, ranks, num_ranks)).fetched == [[("initial", "v"), None]] * num_ranks
+
+
+def test_two_fed_outputs_of_an_operation_that_does_not_run_owe_one_token() -> None:
+    with tf.device("/job:ps/task:0/cpu:0"):
+        x, y = tf.unstack(tf.constant([1.0, 2.0]), name="both")
+    programs = link_all(plan_of([x, y], (x, y)), [0, 0, 1], 2, "owner")
+    assert [t.name for t in programs[0].transfers] == ["^both"]
+    assert (sends(programs[0]), receives(programs[1])) == ([0], [0])
+
+
 def test_feeds_count_on_the_rank_of_their_task_only() -> None:
     with tf.device("/job:ps/task:1/cpu:0"):
         x = tf.placeholder(tf.float32, [], name="x")

@@ -235,3 +235,24 @@ def test_uninitialised_variables_are_reported_by_name(graph: Graph, run: Any) ->
     assert run(report).tolist() == []
     assert run(tf.report_uninitialized_variables([])).tolist() == []
     assert tf.assert_variables_initialized([]) is None
+
+
+@pytest.mark.parametrize("plain_use", ["tf.cast(v, tf.float64)", "tf.identity(v)", "v + v", "v[0:]", "v.value()", "tf.stack([v])", "-v"])
+def test_a_plain_use_in_a_control_dependencies_block_sees_the_changes_waited_for(graph: Graph, run: Any, plain_use: str) -> None:
+    v = tf.Variable([1.0], name="v")
+    before = v + 0.0  # shares the snapshot "v/read" with all uses that wait for nothing
+    with tf.control_dependencies([v.assign_add([4.0])]):
+        used = eval(plain_use)
+    run(v.initializer)
+    values = run([before, used])
+    assert np.ravel(values[1])[0] == {"v + v": 10.0, "-v": -5.0}.get(plain_use, 5.0)
+    assert before.op.inputs[0].name == "v/read:0"
+
+
+def test_outside_of_control_dependencies_all_plain_uses_share_one_snapshot(graph: Graph) -> None:
+    v = tf.Variable([1.0], name="v")
+    with tf.control_dependencies([]):
+        uses = [v + 1.0, -v, tf.exp(v)]
+    with tf.control_dependencies([uses[0]]), tf.control_dependencies(None):
+        uses.append(tf.square(v))
+    assert {use.op.inputs[0].name for use in uses} == {"v/read:0"}

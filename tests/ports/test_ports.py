@@ -1,0 +1,63 @@
+"""TensorFlow-1 scripts whose import line alone was changed: TensorFlow's own results, on any number of ranks.
+
+tensorflow.json holds what the same scripts print with ``import tensorflow.compat.v1 as tf`` (2.21, v2 behaviour off; the
+embedding model on four in-process servers).
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parent
+TENSORFLOW: dict[str, Any] = json.loads((HERE / "tensorflow.json").read_text())
+
+
+def results(mpirun: Any, n: int | None, command: str) -> list[str]:
+    """What each rank printed as its result."""
+    script, *args = command.split()
+    printed = mpirun(n, HERE / f"{script}.py", args, timeout=120)
+    return re.findall(r"RESULT (\{.*\})", printed.stdout)
+
+
+def assert_agree(mine: Any, theirs: Any, where: str = "") -> None:
+    if isinstance(theirs, dict):
+        assert mine.keys() == theirs.keys(), where
+        for key in theirs:
+            assert_agree(mine[key], theirs[key], f"{where}.{key}")
+    elif isinstance(theirs, str) or (isinstance(theirs, list) and isinstance(theirs[0], str)):
+        assert mine == theirs, where
+    else:
+        np.testing.assert_allclose(mine, theirs, rtol=2e-5, atol=2e-6, err_msg=where)
+
+
+@pytest.mark.parametrize("command", TENSORFLOW)
+def test_a_script_gives_tensorflows_numbers_in_one_process(mpirun: Any, command: str) -> None:
+    (mine,) = results(mpirun, None, command)
+    assert_agree(json.loads(mine), TENSORFLOW[command])
+
+
+@pytest.mark.parametrize(
+    "command", ["logistic_regression", "mlp", "embedding --optimizer=adagrad", "embedding --optimizer=adam --task_index=1 --master=grpc://localhost:2225"]
+)
+def test_a_script_gives_the_same_numbers_on_four_ranks_and_on_each_of_them(mpirun: Any, command: str) -> None:
+    (alone,) = results(mpirun, None, command)
+    assert results(mpirun, 4, command) == [alone] * 4
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_random_weights_and_dropout_are_the_same_on_any_number_of_ranks(mpirun: Any, ranks: int) -> None:
+    command = "mlp --initializer=random --keep_prob=0.8 --steps=20"
+    (alone,) = results(mpirun, None, command)
+    assert results(mpirun, ranks, command) == [alone] * ranks
+    kept_all = json.loads(results(mpirun, None, "mlp --initializer=random --keep_prob=1 --steps=20")[0])
+    assert json.loads(alone)["history"] != kept_all["history"]
+
+
+def test_only_the_import_line_is_not_tensorflows() -> None:
+    for path in sorted(HERE.glob("[!t]*.py")):
+        text = path.read_text().replace("mpirt's", "")
+        assert text.count("mpirt") == 1 and "\nimport mpirt as tf\n" in text, path.name
