@@ -190,6 +190,7 @@ def test_a_branch_changes_variables_and_control_dependencies_hold_inside() -> No
     got = tf.cond(p, add, lambda: (v.read_value(), v.assign_sub([1.0, 1.0])))
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
+        assert {t.op.type for t in got[0].op.inputs if t.dtype is tf.resource} == {"_VariableHandle"}
         before, after = session.run(got, {p: True})
         assert before.tolist() == [1.0, 2.0] and after.tolist() == [11.0, 12.0]
         assert session.run(got, {p: False})[1].tolist() == [10.0, 11.0]
@@ -374,6 +375,16 @@ def test_the_fingerprint_covers_what_is_inside() -> None:
     assert prints(2.0) != prints(3.0)
 
 
+def test_an_argument_has_no_value_without_its_body() -> None:
+    graph_def = tf.GraphDef()
+    node = graph_def.node.add(name="alone", op="_Arg")
+    node.attr["T"].type = tf.float32.as_datatype_enum
+    node.attr["index"].i = 0
+    tf.import_graph_def(graph_def, name="")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="'alone' is an argument of a body, but there is no body around it"):
+        run("alone:0")
+
+
 # ------------------------------------------------------------------------------------------------------------- errors
 
 
@@ -432,9 +443,14 @@ def test_an_error_inside_names_the_operation_and_its_line() -> None:
 
 
 def test_a_tensor_of_a_branch_can_not_be_used_outside() -> None:
-    kept = []
+    kept: list[Any] = []
     x = tf.constant(1.0)
-    tf.cond(x > 0, lambda: kept.append(x * 2.0) or x, lambda: x)
+
+    def branch() -> Any:
+        kept.append(x * 2.0)
+        return x
+
+    tf.cond(x > 0, branch, lambda: x)
     with pytest.raises(ValueError, match="is from another graph"):
         tf.identity(kept[0])
 
