@@ -11,6 +11,7 @@ from tensorboard.compat.proto.config_pb2 import ConfigProto, GPUOptions, GraphOp
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from mpirt import app, debugging, errors, flags, initializers, linalg, logging, losses, math, nn, random, train
+from mpirt import control_flow_gradients as control_flow_gradients  # registers the gradients of operations with bodies
 from mpirt.cluster.device_spec import DeviceSpec
 from mpirt.cluster.rank_table import RankTable
 from mpirt.distributed.cluster import Cluster, cluster
@@ -110,6 +111,7 @@ from mpirt.ops.check_ops import (
 from mpirt.ops.clip_ops import clip_by_average_norm, clip_by_global_norm, clip_by_norm, clip_by_value, global_norm, norm
 from mpirt.ops.complex_ops import angle, complex, conj, imag, real, to_complex64, to_complex128
 from mpirt.ops.concat_ops import concat, parallel_stack, split, stack, unstack
+from mpirt.ops.cond_ops import case, cond
 from mpirt.ops.control_flow_ops import Assert, group, no_op, tuple, with_dependencies
 from mpirt.ops.cumulative_ops import cumprod, cumsum, cumulative_logsumexp
 from mpirt.ops.gather_ops import (
@@ -325,6 +327,7 @@ from mpirt.ops.variables import (
     trainable_variables,
     variables_initializer,
 )  # fmt: skip
+from mpirt.ops.while_ops import while_loop
 from mpirt.session import InteractiveSession, Session, get_default_session
 from mpirt.v2_switches import (
     disable_eager_execution,
@@ -348,8 +351,8 @@ __all__ = [
     "assert_positive", "assert_rank", "assert_rank_at_least", "assert_rank_in", "assert_same_float_dtype", "assert_scalar",
     "assert_type", "assert_variables_initialized", "assign", "assign_add", "assign_sub", "atan", "atan2", "atanh",
     "batch_gather", "bincount", "bitcast", "bool", "boolean_mask", "broadcast_dynamic_shape", "broadcast_static_shape",
-    "broadcast_to", "cast", "categorical", "ceil", "check_numerics", "clip_by_average_norm", "clip_by_global_norm",
-    "clip_by_norm", "clip_by_value", "cluster", "colocate_with", "complex", "complex128", "complex64", "concat", "conj",
+    "broadcast_to", "case", "cast", "categorical", "ceil", "check_numerics", "clip_by_average_norm", "clip_by_global_norm",
+    "clip_by_norm", "clip_by_value", "cluster", "colocate_with", "complex", "complex128", "complex64", "concat", "cond", "conj",
     "constant", "constant_initializer", "container", "control_dependencies", "convert_to_tensor", "cos", "cosh",
     "count_nonzero", "count_up_to", "cumprod", "cumsum", "cumulative_logsumexp", "debugging", "device", "diag", "diag_part",
     "digamma", "disable_eager_execution", "disable_resource_variables", "disable_v2_behavior", "div", "div_no_nan", "divide",
@@ -384,6 +387,6 @@ __all__ = [
     "truncatemod", "tuple", "uint16", "uint32", "uint64", "uint8", "uniform_unit_scaling_initializer", "unique",
     "unique_with_counts", "unsorted_segment_max", "unsorted_segment_mean", "unsorted_segment_min", "unsorted_segment_prod",
     "unsorted_segment_sqrt_n", "unsorted_segment_sum", "unstack", "variable_axis_size_partitioner", "variable_op_scope",
-    "variable_scope", "variables_initializer", "variance_scaling_initializer", "where", "where_v2", "with_dependencies",
-    "xdivy", "xlog1py", "xlogy", "zeros", "zeros_initializer", "zeros_like", "zeta",
+    "variable_scope", "variables_initializer", "variance_scaling_initializer", "where", "where_v2", "while_loop",
+    "with_dependencies", "xdivy", "xlog1py", "xlogy", "zeros", "zeros_initializer", "zeros_like", "zeta",
 ]  # fmt: skip

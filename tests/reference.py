@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mpirt.graph.function import ARG, Function
 from mpirt.graph.graph import Graph, Operation, Tensor
 from mpirt.graph.shapes import compatible
 
@@ -21,19 +22,28 @@ class Reference:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.cells: dict[str, Any] = {}
-        self.executions: dict[str, int] = {}
+        self.executions: dict[Operation, int] = {}
 
     def run(self, fetches: Any, feeds: Mapping[Tensor, Any] | None = None) -> Any:
         """Values of a tensor or operation, or of a list of them."""
         targets = list(fetches) if isinstance(fetches, list | tuple) else [fetches]
         targets = [t._as_tensor(False) if hasattr(t, "_as_tensor") else t for t in targets]
         values: dict[tuple[str, int], Any] = {(t.op.name, t.value_index): np.asarray(v, t.dtype.np_dtype) for t, v in (feeds or {}).items()}
-        needed = _ancestors([t.op if isinstance(t, Tensor) else t for t in targets], set(values))
-        for op in self.graph.get_operations():
-            if op in needed and not all((op.name, i) in values for i in range(max(len(op.outputs), 1))):
-                self._execute(op, values)
+        self._compute(self.graph, targets, values)
         out = [None if isinstance(t, Operation) else _read(values[t.op.name, t.value_index]) for t in targets]
         return out if isinstance(fetches, list | tuple) else out[0]
+
+    def _compute(self, graph: Graph, targets: Sequence[Any], values: dict[tuple[str, int], Any]) -> None:
+        needed = _ancestors([t.op if isinstance(t, Tensor) else t for t in targets], set(values))
+        for op in graph.get_operations():
+            if op in needed and not all((op.name, i) in values for i in range(max(len(op.outputs), 1))):
+                self._execute(op, values)
+
+    def call(self, body: Function, inputs: Sequence[Any]) -> list[Any]:
+        """Outputs of the body of a functional operation."""
+        values = {(t.op.name, 0): v for t, v in zip(body.inputs, inputs, strict=True)}
+        self._compute(body.graph, [*body.outputs, *body.control_outputs], values)
+        return [v if t.op.type == ARG else _read(v) for t in body.outputs for v in [values[t.op.name, t.value_index]]]
 
     def _execute(self, op: Operation, values: dict[tuple[str, int], Any]) -> None:
         kernel = op.definition.kernels["CPU"]
@@ -96,12 +106,15 @@ class _Context:
         self.op = op
 
     def resource(self, factory: Callable[[str], Any]) -> Any:
-        name = self.op.attrs.get("shared_name") or self.op.name
+        name = self.op.attrs.get("shared_name") or self.op.qualified_name
         if name not in self.owner.cells:
             self.owner.cells[name] = factory(name)
         return self.owner.cells[name]
 
     def rng(self, seed: int, seed2: int) -> np.random.Generator:
-        count = self.owner.executions.get(self.op.name, 0)
-        self.owner.executions[self.op.name] = count + 1
+        count = self.owner.executions.get(self.op, 0)
+        self.owner.executions[self.op] = count + 1
         return np.random.Generator(np.random.Philox(key=np.array([seed, seed2], np.int64).view(np.uint64), counter=[0, 0, 0, count]))
+
+    def run(self, body: Function, inputs: Sequence[Any]) -> list[Any]:
+        return self.owner.call(body, inputs)

@@ -23,7 +23,7 @@ LAYERS = [
     ("cluster", "transport"),
     ("graph",),
     ("ops",),
-    ("gradients", "compiler"),
+    ("gradients", "control_flow_gradients", "compiler"),
     ("runtime",),
     ("distributed",),
     ("session", "feeds", "fetches"),

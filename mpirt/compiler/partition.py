@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
+from mpirt import dtypes
 from mpirt.cluster.task import Task
-from mpirt.compiler.placer import DeviceName, Placement, ref_inputs
+from mpirt.compiler.placer import DeviceName, Placement, resource_inputs
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.graph.shapes import num_elements
 
@@ -119,8 +120,7 @@ class _Crossing:
             if self._placement[control].task != dst and all(self.edges[i].after is not control for i in found):
                 carrier = next((t for t in control.outputs if (t, control, dst) in self._known and t not in self._fed), control)
                 found[self._edge(carrier, control, dst)] = None
-        if op.definition.takes_refs:
-            self._note_change(op)
+        self._note_change(op)
         return tuple(found)
 
     def _origin(self, tensor: Tensor) -> Operation:
@@ -130,9 +130,10 @@ class _Crossing:
         return tensor.op
 
     def _note_change(self, op: Operation) -> None:
-        variables = [self._variable.get(t, t) for t in ref_inputs(op)]
-        self._changed.update(dict.fromkeys(variables, op))
-        self._variable.update((t, variables[0]) for t in op.outputs if t.dtype.is_ref and variables)
+        variables = [self._variable.get(t, t) for t in resource_inputs(op)]
+        if variables:
+            self._changed.update(dict.fromkeys(variables, op))
+            self._variable.update((t, variables[0]) for t in op.outputs if t.dtype.is_ref or t.dtype is dtypes.resource)
 
     def _edge(self, source: Tensor | Operation, after: Operation, dst: Task) -> int:
         key = (source, after, dst)

@@ -22,6 +22,7 @@ from mpirt import dtypes, errors
 from mpirt.cluster import device_spec
 from mpirt.cluster.device_spec import DeviceSpec
 from mpirt.cluster.task import Task
+from mpirt.graph.function import VARIABLE_HANDLE
 from mpirt.graph.graph import Graph, Operation, Tensor
 from mpirt.graph.op_def import arg_ranges
 
@@ -270,14 +271,33 @@ def _group_spec(group: Sequence[Operation], rules: PlacementRules) -> DeviceSpec
             if mine is None:
                 continue
             theirs, asker = fields.setdefault(name, (mine, op))
+            if mine != theirs and name in ("job", "task") and _changed_inside(op) and not rules.soft:
+                raise errors.InvalidArgumentError(
+                    f"{op.name!r} ({op.type}) on {op.device} changes {_changed_inside(op)[0].name!r} in a body, but {asker.name!r} is on"
+                    f" {asker.device}: a body can change variables of its own task only.",
+                    op=op,
+                    hint=f"drop the device block around {op.name!r}, then it goes to the variable; or change the variable outside.",
+                )
             if mine != theirs and op in owners and not rules.soft:
                 raise errors.InvalidArgumentError(
                     f"cannot colocate {op.name!r} on {op.device} with {asker.name!r} on {asker.device}:"
                     f" their {name.replace('_', ' ')}s {mine!r} and {theirs!r} differ.",
                     op=op,
-                    hint="pin both to the same device, drop one of the device blocks, or drop colocate_with.",
+                    hint=_mend_colocation(group, (op, asker)),
                 )
     return DeviceSpec(**{name: value for name, (value, _) in fields.items()})  # type: ignore[arg-type]  # checked by its maker
+
+
+def _changed_inside(op: Operation) -> list[Operation]:
+    """The variables that a body of ``op`` may change."""
+    return [t.op.inputs[0].op for t in op.inputs if t.op.type == VARIABLE_HANDLE]
+
+
+def _mend_colocation(group: Sequence[Operation], owners: Sequence[Operation]) -> str:
+    for op in group:
+        if set(owners) <= set(_changed_inside(op)):
+            return f"{op.name!r} changes both in its bodies: pin them to the same task, or change one of them outside."
+    return "pin both to the same device, drop one of the device blocks, or drop colocate_with."
 
 
 # ------------------------------------------------------------------------------------------------- choosing a device

@@ -18,6 +18,7 @@ from mpirt import dtypes
 from mpirt.cluster.task import Task
 from mpirt.compiler.partition import Plan, tensor_nbytes
 from mpirt.compiler.placer import DeviceName
+from mpirt.graph.function import ARG
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.graph.op_def import arg_size
 
@@ -222,7 +223,7 @@ class _Linker:
             space = memory_space(node.device)
             if node.fed is not None:
                 program.feeds[node.fed] = self._keep(node.fed, HOST, self._new_slot())
-                if space != HOST:
+                if space != HOST and not is_state(node.fed):
                     self._slot(node.fed, space)
                 self._send(node.op, (node.fed,) if node.op in self.running else (node.fed, node.op))
             else:
@@ -289,7 +290,8 @@ class _Linker:
         return self._read(op, tensor, space)
 
     def _is_local_variable(self, tensor: Tensor) -> bool:
-        return tensor not in self.fed and self.rank_of(self.plan.placement[tensor.op].task) == self.rank
+        given = tensor in self.fed and tensor.op.type != ARG  # fed with a value; an argument of a body is the variable itself
+        return not given and self.rank_of(self.plan.placement[tensor.op].task) == self.rank
 
     def _read(self, op: Operation, tensor: Tensor, space: str) -> int:
         """Slot with the value that a variable has at this point of the order."""

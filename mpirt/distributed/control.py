@@ -216,7 +216,7 @@ def to_record(error: Exception, position: int = 0, traceback: str = "") -> Error
         kind=type(error).__name__,
         message=error.message if isinstance(error, errors.OpError) else str(error),
         hint=getattr(error, "hint", ""),
-        operation=op.name if op is not None else "",
+        operation=getattr(op, "qualified_name", op.name) if op is not None else "",
         origin=getattr(error, "origin", ""),
         where=getattr(error, "where", ""),
         traceback=traceback,

@@ -43,6 +43,9 @@ def _outputs(op: Operation, done: dict[Operation, Sequence[Any] | None], depth: 
         return [op.attrs["value"]]
     if op.control_inputs:
         return None
+    if op.type == "_Arg":  # of a body: the captured tensor, if it is one
+        outer = op.graph.outer_tensor(op.outputs[0])
+        return None if outer is None else [_value(outer, done, depth)]
     if op.type in ("Shape", "ShapeN", "Rank", "Size"):
         return [_of_shape(op.type, i.static_shape, o.dtype.np_dtype) for i, o in zip(op.inputs, op.outputs, strict=True)]
     if op.type not in _FOLDED or depth >= _MAX_DEPTH:
@@ -109,6 +112,9 @@ def shape(tensor: Tensor, depth: int = 0) -> Shape:
     op = tensor.op
     if depth > _MAX_DEPTH or op.control_inputs:
         return unknown
+    outer = op.graph.outer_tensor(tensor)
+    if outer is not None:
+        return shape(outer, depth + 1)
     if op.type in ("Shape", "ShapeN"):
         return op.inputs[tensor.value_index].static_shape
     if op.type in ("Identity", "Cast"):

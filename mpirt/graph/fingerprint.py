@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mpirt.graph.function import Function
 from mpirt.graph.graph import Operation
 
 
@@ -33,6 +34,14 @@ def digest(op: Operation) -> bytes:
     return one.digest()
 
 
+def function_digest(function: Function) -> bytes:
+    """Sha256 of a body: its operations, and what goes in and comes out."""
+    total = hashlib.sha256(fingerprint(function.graph.get_operations()))
+    names = [t.name for t in function.inputs], [t.name for t in function.outputs], [op.name for op in function.control_outputs]
+    total.update(repr(names).encode())
+    return total.digest()
+
+
 def summary(op: Operation) -> str:
     """One line that tells all but the content of constants: what two ranks compare when their graphs differ."""
     inputs = [t.name for t in op.inputs] + [f"^{c.name}" for c in op.control_inputs]
@@ -42,6 +51,8 @@ def summary(op: Operation) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, Function):
+        return f"{value.name}<{function_digest(value).hex()[:16]}>"
     if isinstance(value, np.ndarray):
         if value.size <= 4:
             return f"{value.dtype}{value.tolist()}"

@@ -64,6 +64,7 @@ class Graph:
         self._finalized = False
         self.seed: int | None = None
         self.ops_state: dict[str, Any] = {}  # what the ops layer keeps for a graph, by the owner's module
+        self.qualifier = ""  # tells the operations of this graph from those of another of the same name
 
     # ---- looking
 
@@ -141,6 +142,10 @@ class Graph:
             return obj
         kinds = " or ".join(k for k, ok in (("a Tensor", allow_tensor), ("an Operation", allow_operation)) if ok)
         raise TypeError(f"Can not convert a {type(obj).__name__} into {kinds}.")
+
+    def outer_tensor(self, tensor: Tensor) -> Tensor | None:
+        """The tensor of a graph around this one that ``tensor`` stands for: None but for arguments of bodies."""
+        return None
 
     def as_graph_def(self, from_version: int | None = None, add_shapes: bool = False, use_pybind11_proto: bool = False) -> Any:
         """The graph as a GraphDef (``tensorboard.compat.proto``)."""

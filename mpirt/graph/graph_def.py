@@ -7,17 +7,18 @@ Malformed or unknown content raises one clear error; nothing is evaluated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
-from tensorboard.compat.proto import attr_value_pb2, graph_pb2, node_def_pb2, tensor_pb2, versions_pb2
+from tensorboard.compat.proto import attr_value_pb2, function_pb2, graph_pb2, node_def_pb2, op_def_pb2, tensor_pb2, versions_pb2
 
 from mpirt import dtypes, errors
 from mpirt.dtypes import DType
+from mpirt.graph.function import ARG, FuncGraph, Function
 from mpirt.graph.graph import Graph, Operation, Tensor, get_default_graph
-from mpirt.graph.op_def import OpDef, op_def
+from mpirt.graph.op_def import OpDef, arg_ranges, op_def
 from mpirt.graph.shapes import TensorShape, as_shape
 
 _PRODUCER = 1882  # version of the GraphDef format that we write; any recent one will do
@@ -34,7 +35,59 @@ def to_graph_def(graph: Graph, from_index: int = 0, add_shapes: bool = False) ->
             shapes = node.attr["_output_shapes"].list
             shapes.shape.extend([TensorShape(t.static_shape).as_proto() for t in op.outputs])
         proto.node.append(node)
+    for body in _bodies(graph.operations_from(from_index)).values():
+        proto.library.function.append(to_function_def(body))
     return proto
+
+
+def _bodies(operations: Iterable[Operation]) -> dict[str, Function]:
+    """All bodies of ``operations``, and of the operations in them."""
+    found: dict[str, Function] = {}
+    waiting = list(operations)[::-1]
+    while waiting:
+        for value in waiting.pop().attrs.values():
+            if isinstance(value, Function) and value.name not in found:
+                found[value.name] = value
+                waiting.extend(reversed(value.graph.get_operations()))
+    return found
+
+
+def to_function_def(body: Function) -> Any:
+    """FunctionDef of one body: arguments and results by name, inputs as ``node:output argument:position``."""
+    proto = function_pb2.FunctionDef(signature=op_def_pb2.OpDef(name=body.name, is_stateful=body.stateful))
+    for i, tensor in enumerate(body.inputs):
+        base = tensor.dtype.base_dtype.enum
+        proto.signature.input_arg.add(name=tensor.op.name, type=base, is_ref=tensor.dtype.is_ref)
+        shapes = proto.arg_attr[i].attr["_output_shapes"].list
+        shapes.shape.append(TensorShape(tensor.static_shape).as_proto())
+    for i, tensor in enumerate(body.outputs):
+        name = f"output_{i}"
+        while name in body.graph._by_name:
+            name += "_"
+        proto.signature.output_arg.add(name=name, type=tensor.dtype.base_dtype.enum)
+        proto.ret[name] = _name_inside(tensor)
+    for i, op in enumerate(body.control_outputs):
+        proto.signature.control_output.append(f"control_{i}")
+        proto.control_ret[f"control_{i}"] = op.name
+    for op in body.graph.get_operations():
+        if op.type == ARG:
+            continue
+        node = to_node_def(op)
+        del node.input[:]
+        node.input.extend([_name_inside(t) for t in op.inputs] + [f"^{c.name}" for c in op.control_inputs])
+        proto.node_def.append(node)
+    return proto
+
+
+def _name_inside(tensor: Tensor) -> str:
+    """A tensor as the nodes of a FunctionDef name it."""
+    op = tensor.op
+    if op.type == ARG:
+        return op.name
+    for name, places in arg_ranges(op.definition.outputs, op.attrs).items():
+        if places.start <= tensor.value_index < places.stop:
+            return f"{op.name}:{name}:{tensor.value_index - places.start}"
+    raise AssertionError(f"{tensor!r} is no output of its operation")
 
 
 def to_node_def(op: Operation) -> Any:
@@ -71,6 +124,8 @@ def to_attr_value(value: Any, kind: str) -> Any:
         proto.shape.CopyFrom(TensorShape(as_shape(value)).as_proto())
     elif kind == "tensor":
         proto.tensor.CopyFrom(make_tensor_proto(value))
+    elif kind == "func":
+        proto.func.name = value.name
     else:
         raise errors.UnimplementedError(f"attributes of kind {kind!r} can't be exported.")
     return proto
@@ -238,10 +293,11 @@ def import_graph_def(
     prefix = "import" if name is None else name
     mapped = {_tensor_key(k): v for k, v in (input_map or {}).items()}
     made: dict[str, Operation] = {}
+    library = _Library(graph_def)
     with graph.name_scope(graph._scopes.name) if not prefix else graph.name_scope(prefix) as scope:
         exact = scope or ""
-        for node in _sorted_nodes(graph_def, mapped):
-            made[node.name] = _import_node(graph, node, made, mapped, exact)
+        for node in _sorted_nodes(graph_def.node, mapped):
+            made[node.name] = _import_node(graph, node, made, mapped, exact, library)
     if return_elements is None:
         return None
     return [_returned(made, element, mapped) for element in return_elements]
@@ -251,16 +307,16 @@ def _tensor_key(name: str) -> str:
     return name if name.startswith("^") or ":" in name else f"{name}:0"
 
 
-def _sorted_nodes(graph_def: Any, mapped: Mapping[str, Any]) -> list[Any]:
+def _sorted_nodes(nodes: Sequence[Any], mapped: Mapping[str, Any]) -> list[Any]:
     """The nodes, producers first; otherwise in the order of the file."""
     by_name: dict[str, Any] = {}
-    for node in graph_def.node:
+    for node in nodes:
         if node.name in by_name:
             raise errors.InvalidArgumentError(f"GraphDef has two nodes {node.name!r}.")
         by_name[node.name] = node
     waiting: dict[str, int] = {}
     consumers: dict[str, list[str]] = {}
-    for node in graph_def.node:
+    for node in nodes:
         producers = set()
         for text in node.input:
             if _tensor_key(text) in mapped:
@@ -288,7 +344,89 @@ def _sorted_nodes(graph_def: Any, mapped: Mapping[str, Any]) -> list[Any]:
     return order
 
 
-def _import_node(graph: Graph, node: Any, made: Mapping[str, Operation], mapped: Mapping[str, Any], prefix: str) -> Operation:
+class _Library:
+    """The bodies of a GraphDef, made when a node names them."""
+
+    def __init__(self, graph_def: Any) -> None:
+        self._definitions = {f.signature.name: f for f in graph_def.library.function} if hasattr(graph_def, "library") else {}
+        self._made: dict[str, Function] = {}
+        self._open: list[str] = []
+
+    def function(self, name: str, where: str) -> Function:
+        """The body ``name``, for the attribute ``where``.
+
+        Raises
+        ------
+        NotFoundError, InvalidArgumentError
+            If there is none, it is malformed, or it contains itself.
+        """
+        if name not in self._made:
+            if name not in self._definitions:
+                raise errors.NotFoundError(f"{where}: the GraphDef's library has no function {name!r}.")
+            if name in self._open or len(self._open) >= _MAX_NESTING:
+                raise errors.InvalidArgumentError(f"{where}: function {name!r} contains itself, or is nested too deeply.")
+            self._open.append(name)
+            try:
+                self._made[name] = self._import(self._definitions[name])
+            finally:
+                self._open.pop()
+        return self._made[name]
+
+    def _import(self, definition: Any) -> Function:
+        name, signature = definition.signature.name, definition.signature
+        graph = FuncGraph(name, get_default_graph())
+        made: dict[str, Operation] = {}
+        with graph.as_default():
+            inputs = [self._argument(graph, definition, i) for i in range(len(signature.input_arg))]
+            given = {f"{arg.name}:0": t for arg, t in zip(signature.input_arg, inputs, strict=True)}
+            for node in _sorted_nodes(definition.node_def, given):
+                made[node.name] = _import_node(graph, node, made, given, "", self)
+        outputs = [self._result(name, definition.ret[arg.name], made, given) for arg in signature.output_arg]
+        controls = [definition.control_ret[key] for key in sorted(definition.control_ret)]
+        for control in controls:
+            if control not in made:
+                raise errors.InvalidArgumentError(f"function {name!r} has the control output {control!r}, which is none of its nodes.")
+        return graph.finish(inputs, outputs, [made[c] for c in controls])
+
+    def _argument(self, graph: FuncGraph, definition: Any, position: int) -> Tensor:
+        arg = definition.signature.input_arg[position]
+        where = f"argument {arg.name!r} of function {definition.signature.name!r}"
+        try:
+            dtype = dtypes.as_dtype(arg.type)
+            known = definition.arg_attr[position].attr if position in definition.arg_attr else {}
+            shapes = from_attr_value(known["_output_shapes"], "list(shape)", where) if "_output_shapes" in known else []
+        except (TypeError, ValueError) as error:
+            raise errors.InvalidArgumentError(f"{where}: {error}") from None
+        return graph.add_input(dtype.ref if arg.is_ref else dtype, shapes[0] if shapes else None, arg.name)
+
+    def _result(self, name: str, text: str, made: Mapping[str, Operation], given: Mapping[str, Tensor]) -> Tensor:
+        if _tensor_key(text) in given:
+            return given[_tensor_key(text)]
+        producer, _, index = text.partition(":")
+        if producer not in made:
+            raise errors.InvalidArgumentError(f"function {name!r} returns {text!r}, which is none of its nodes.")
+        return _output(made[producer], index, f"function {name!r}", text)
+
+
+_MAX_NESTING = 100
+
+
+def _output(op: Operation, index: str, where: str, text: str) -> Tensor:
+    """Output ``index`` of ``op``: a number, or ``argument:number`` as nodes of a function have it."""
+    name, _, number = index.rpartition(":")
+    start, stop = 0, len(op.outputs)
+    if name:
+        places = arg_ranges(op.definition.outputs, op.attrs).get(name, slice(0, 0))
+        start, stop = places.start, places.stop
+    if (number and not number.isdigit()) or start + int(number or 0) >= stop:
+        what = f"{op.name!r} has {len(op.outputs)} output(s)"
+        raise errors.InvalidArgumentError(f"{where} has input {text!r}, but {what}.")
+    return op.outputs[start + int(number or 0)]
+
+
+def _import_node(
+    graph: Graph, node: Any, made: Mapping[str, Operation], mapped: Mapping[str, Any], prefix: str, library: _Library
+) -> Operation:
     where = f"node {node.name!r} ({node.op})"
     try:
         definition = op_def(node.op)
@@ -307,11 +445,8 @@ def _import_node(graph: Graph, node: Any, made: Mapping[str, Operation], mapped:
             controls.append(made[text[1:]])
         else:
             producer, _, index = text.partition(":")
-            if index and not index.isdigit() or int(index or 0) >= len(made[producer].outputs):
-                count = len(made[producer].outputs)
-                raise errors.InvalidArgumentError(f"{where} has input {text!r}, but {producer!r} has {count} output(s).")
-            inputs.append(made[producer].outputs[int(index or 0)])
-    attrs = _import_attrs(definition, node, where, prefix)
+            inputs.append(_output(made[producer], index, where, text))
+    attrs = _import_attrs(definition, node, where, prefix, library)
     colocated = attrs.pop("_class", None)
     try:
         with graph.control_dependencies(controls), graph.device(node.device):
@@ -323,7 +458,7 @@ def _import_node(graph: Graph, node: Any, made: Mapping[str, Operation], mapped:
     return op
 
 
-def _import_attrs(definition: OpDef, node: Any, where: str, prefix: str) -> dict[str, Any]:
+def _import_attrs(definition: OpDef, node: Any, where: str, prefix: str, library: _Library) -> dict[str, Any]:
     attrs: dict[str, Any] = {}
     for key in sorted(node.attr):
         if key == "_class":
@@ -334,6 +469,8 @@ def _import_attrs(definition: OpDef, node: Any, where: str, prefix: str) -> dict
                 attrs[key] = from_attr_value(node.attr[key], None, f"{where}: attribute {key!r}")
         elif key not in definition.attrs:
             raise errors.InvalidArgumentError(f"{where} has the attribute {key!r}; its type has {sorted(definition.attrs)}.")
+        elif definition.attrs[key].kind == "func" and node.attr[key].WhichOneof("value") == "func":
+            attrs[key] = library.function(node.attr[key].func.name, f"{where}: attribute {key!r}")
         else:
             attrs[key] = from_attr_value(node.attr[key], definition.attrs[key].kind, f"{where}: attribute {key!r}")
     return attrs

@@ -32,6 +32,7 @@ from mpirt.dtypes import DType
 from mpirt.graph.shapes import Shape
 
 if TYPE_CHECKING:
+    from mpirt.graph.function import Function
     from mpirt.graph.operation import Operation, Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -90,6 +91,9 @@ class KernelContext(Protocol):
 
     def rng(self, seed: int, seed2: int) -> np.random.Generator:
         """Counter-based stream of this execution of this op: the same seeds give the same numbers on any rank."""
+
+    def run(self, body: Function, inputs: Sequence[Any]) -> list[Any]:
+        """Outputs of a body for ``inputs``, computed on this op's task; it is compiled the first time."""
 
 
 @dataclass(frozen=True, slots=True)

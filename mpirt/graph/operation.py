@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpirt.cluster import device_spec
 from mpirt.dtypes import DType
 from mpirt.graph.default_session import session_or_default
-from mpirt.graph.op_def import OpDef
+from mpirt.graph.op_def import OpDef, op_def
 from mpirt.graph.shapes import Shape, TensorShape, as_shape, merge
 
 if TYPE_CHECKING:
@@ -206,6 +206,11 @@ class Operation:
         self.index = -1  # position in creation order
         self._frames = frames
 
+    @property
+    def qualified_name(self) -> str:
+        """The name; inside a body with the body's name before it, so that no operation of another graph has it."""
+        return self.graph.qualifier + self.name
+
     def get_attr(self, name: str) -> Any:
         """Value of the attribute ``name``; ValueError if there is none."""
         try:
@@ -234,6 +239,16 @@ class Operation:
     def op_def(self) -> OpDef:
         """Definition of the operation's type."""
         return self.definition
+
+    def retype(self, op_type: str, more: Iterable[tuple[DType, Shape]]) -> None:
+        """Make this an operation of the type ``op_type``, of the same inputs and attributes and with ``more`` outputs.
+
+        For the ops layer: an operation that learns later what else it must give out. Compiled steps aren't affected.
+        """
+        self.definition = op_def(op_type)
+        self.type = op_type
+        for dtype, shape in more:
+            self.outputs += (Tensor(self, len(self.outputs), dtype, shape),)
 
     def colocation_groups(self) -> list[bytes]:
         """The same as ``colocated_with``, in TensorFlow's form: ``b"loc:@name"``."""

@@ -62,7 +62,7 @@ def py_func(func: Callable[..., Any], inp: Sequence[Any], Tout: Any, stateful: b
     op_type = "PyFunc" if stateful else "PyFuncStateless"
     inputs = [convert_to_tensor(value, name=f"input_{i}") for i, value in enumerate(inp)]
     op = graph.create_op(op_type, inputs, {"token": "", "Tout": types}, name)
-    op.attrs["token"] = token = f"{op.name}:{_describe(func)}"
+    op.attrs["token"] = token = f"{op.qualified_name}:{_describe(func)}"
     _register(graph, token, func)
     if not types:
         return op

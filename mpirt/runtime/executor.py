@@ -8,7 +8,7 @@ the plan is still sent (empty), so that the step ends on every rank and leaves n
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +20,10 @@ import numpy as np
 
 from mpirt import errors
 from mpirt.cluster.task import Task
+from mpirt.compiler.body import compile_body
 from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, is_state
+from mpirt.graph.function import Function
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.runtime.device import CudaGpu, Device
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
@@ -52,19 +54,19 @@ class StepFailed(Exception):  # noqa: N818  (says that a step failed; ``failure`
 class KernelContext:
     """What a kernel sees beside its inputs; kept for the life of a session, so state goes on between signatures."""
 
-    def __init__(self, op: Operation, task: Task, xp: ModuleType, resources: ResourceManager) -> None:
+    def __init__(self, op: Operation, device: DeviceName, xp: ModuleType, state: SessionState) -> None:
         self.op = op
         self.xp = xp
-        self._task = task
-        self._resources = resources
+        self._device = device
+        self._state = state
         self._executions = 0
         self._entropy: list[int] | None = None
 
     def resource(self, factory: Callable[[str], Any]) -> Any:
         """The state of this op on its task; see ``graph.op_def.KernelContext``."""
         attrs = self.op.attrs
-        name = attrs.get("shared_name") or self.op.name
-        return self._resources.lookup_or_create(self._task, attrs.get("container", ""), name, factory)
+        name = attrs.get("shared_name") or self.op.qualified_name
+        return self._state.resources.lookup_or_create(self._device.task, attrs.get("container", ""), name, factory)
 
     def rng(self, seed: int, seed2: int) -> np.random.Generator:
         """Stream of this execution: Philox keyed by the seeds, counted by the executions of this op."""
@@ -78,27 +80,65 @@ class KernelContext:
         return np.random.Generator(np.random.Philox(key=np.array(key, np.int64).view(np.uint64), counter=counter))
 
 
+    def run(self, body: Function, inputs: Sequence[Any]) -> list[Any]:
+        """Outputs of a body for ``inputs``; see ``graph.op_def.KernelContext``.
+
+        Raises
+        ------
+        OpError
+            If an operation inside failed: its error, with this op's name added.
+        """
+        try:
+            return self._state.body(body, self._device)(inputs)
+        except StepFailed as failed:
+            assert failed.failure is not None
+            error = failed.failure.error
+            assert isinstance(error, errors.OpError)
+            text = f"{error.message}\n  inside {body.name!r}, a body of {self.op.name!r} ({self.op.type})"
+            text += f" at {self.op.location}." if self.op.location else "."
+            raise type(error)(text, op=error.op, hint=error.hint, origin=error.origin) from failed.__cause__
+
+
 class SessionState:
-    """What one session keeps on this rank: resources and kernel contexts."""
+    """What one session keeps on this rank: resources, kernel contexts, compiled bodies."""
 
     def __init__(self, resources: ResourceManager, devices: Devices) -> None:
         self.resources = resources
         self.devices = devices
         self._contexts: dict[tuple[Operation, DeviceName], KernelContext] = {}
+        self._bodies: dict[tuple[Function, DeviceName], Callable[[Sequence[Any]], list[Any]]] = {}
 
     def context(self, op: Operation, device: DeviceName) -> KernelContext:
         """The kernel context of ``op``."""
         key = (op, device)
         if key not in self._contexts:
             xp = self.devices[device.task, device.local].xp
-            self._contexts[key] = KernelContext(op, device.task, xp, self.resources)
+            self._contexts[key] = KernelContext(op, device, xp, self)
         return self._contexts[key]
+
+    def body(self, body: Function, device: DeviceName) -> Callable[[Sequence[Any]], list[Any]]:
+        """The function of arrays that ``body`` is on ``device``; compiled the first time."""
+        key = (body, device)
+        if key not in self._bodies:
+            names = [local for task, local in self.devices if task == device.task]
+            program = compile_body(body, device, names)
+            self._bodies[key] = partial(_run_body, Executor(program, self), [program.feeds[t] for t in body.inputs], len(body.outputs))
+        return self._bodies[key]
+
+
+def _run_body(executor: Executor, slots: Sequence[int], num_outputs: int, inputs: Sequence[Any]) -> list[Any]:
+    return executor.run(dict(zip(slots, inputs, strict=True)))[:num_outputs]
 
 
 class Executor:
-    """A program, bound and ready to run again and again. One step at a time."""
+    """A program, bound and ready to run again and again. One step at a time.
 
-    def __init__(self, program: Program, state: SessionState, transport: Transport, first_tag: int, wait: Wait) -> None:
+    A program without messages, as that of a body, needs neither transport nor tags nor a way to wait.
+    """
+
+    def __init__(
+        self, program: Program, state: SessionState, transport: Transport | None = None, first_tag: int = 0, wait: Wait | None = None
+    ) -> None:
         self._program = program
         self._incoming: list[Incoming] = []
         self._outgoing: list[Outgoing] = []
@@ -116,6 +156,8 @@ class Executor:
                 call, ins, out = _read, (instruction.source,), instruction.target
             elif isinstance(instruction, Move):
                 call, ins, out = _move(instruction, state), (instruction.source,), instruction.target
+            elif transport is None or wait is None:
+                raise AssertionError(f"a program without transport has the message {instruction.transfer}")
             elif isinstance(instruction, Send):
                 outgoing = Outgoing(transport, instruction.transfer, first_tag + instruction.transfer.index, wait)
                 self._outgoing.append(outgoing)

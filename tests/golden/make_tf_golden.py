@@ -45,7 +45,7 @@ import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf import rewriter_config_pb2
 from tensorflow.python.framework import op_def_registry
 
-from tests.golden import tf_cases_array, tf_cases_math, tf_cases_nn, tf_registry  # noqa: F401  (they register their cases)
+from tests.golden import tf_cases_array, tf_cases_functional, tf_cases_math, tf_cases_nn, tf_registry  # noqa: F401  (they register their cases)
 from tests.golden.tf_case import CASES, Case, build
 
 OUT = Path(__file__).parent / "tf"
@@ -147,6 +147,7 @@ def inspectable(graph: Any, fed: set[str]) -> list[Any]:
 
 def answer(case: Case) -> tuple[dict[str, Any], set[str]]:
     """Build and run a case in TensorFlow, write its .npz, return its entry of cases.json and its op types."""
+    (tf.enable_control_flow_v2 if case.functional else tf.disable_control_flow_v2)()
     graph, builder, runs = build(tf, case)
     values = Values()
     steps: list[dict[str, Any]] = []
@@ -208,7 +209,8 @@ def answer(case: Case) -> tuple[dict[str, Any], set[str]]:
         entry["scale"] = builder.scale
     if builder.uses_raw:
         entry["raw"] = True
-    return entry | {"steps": steps, "shapes": shapes}, {n.op for n in graph_def.node}
+    nodes = [*graph_def.node, *(n for f in graph_def.library.function for n in f.node_def)]
+    return entry | {"steps": steps, "shapes": shapes}, {n.op for n in nodes}
 
 
 def write_json(path: Path, entries: dict[str, Any]) -> None:

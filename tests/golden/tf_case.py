@@ -40,20 +40,25 @@ class Case:
     name: str
     build: Build
     dynamic: bool
+    functional: bool = False
 
 
 CASES: dict[str, Case] = {}
 
 
-def case(function: Build | None = None, *, dynamic: bool = False) -> Any:
-    """Register a case. With ``dynamic`` a second one is made, ``<name>_dyn``, whose placeholders know only their ndim."""
+def case(function: Build | None = None, *, dynamic: bool = False, functional: bool = False) -> Any:
+    """Register a case.
+
+    With ``dynamic`` a second one is made, ``<name>_dyn``, whose placeholders know only their ndim. With ``functional``
+    TensorFlow exports cond and while_loop as If and While with bodies, as it does since version 2.
+    """
 
     def register(build: Build) -> Build:
         name = build.__name__
         assert name not in CASES, name
-        CASES[name] = Case(name, build, False)
+        CASES[name] = Case(name, build, False, functional)
         if dynamic:
-            CASES[name + "_dyn"] = Case(name + "_dyn", build, True)
+            CASES[name + "_dyn"] = Case(name + "_dyn", build, True, functional)
         return build
 
     return register if function is None else register(function)
