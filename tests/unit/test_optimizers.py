@@ -170,17 +170,11 @@ def test_slots_and_updates_live_beside_their_variable_and_the_step_on_its_own_de
     assert len(updates) >= 2
     for op in updates:
         owner = v if "update_v" in op.name else w
-<<<<<<< HEAD
-        assert (op.device, op.colocation_groups()) == (owner.device, [owner.op.name])
+        assert (op.device, op.colocated_with()) == (owner.device, [owner.op.name])
     for op in graph.get_operations():  # what prepares an update is beside the variable too, but rows are summed before they go there
         if "/summed_rows/" in op.name:
             assert op.device == "/job:worker/task:0", op.name
         elif "/update_" in op.name:
-=======
-        assert (op.device, op.colocated_with()) == (owner.device, [owner.op.name])
-    for op in graph.get_operations():  # what prepares an update (summing rows, scaling) is beside the variable too
-        if "/update_" in op.name:
->>>>>>> main
             assert op.device == (v if "/update_v/" in op.name else w).device, op.name
     assert {t.device for t in step.inputs} == {step.device}
     assert (step.type, step.name, step.device) == ("AssignAdd", optimizer.get_name(), "/job:ps/task:2")
