@@ -45,7 +45,7 @@ def _bodies(operations: Iterable[Operation]) -> dict[str, Function]:
     found: dict[str, Function] = {}
     waiting = list(operations)[::-1]
     while waiting:
-        for value in waiting.pop().attrs.values():
+        for _, value in sorted(waiting.pop().attrs.items()):
             if isinstance(value, Function) and value.name not in found:
                 found[value.name] = value
                 waiting.extend(reversed(value.graph.get_operations()))

@@ -122,7 +122,7 @@ _WHILE: dict[str, Any] = {
 
 @register_op("While", inputs=["input: T"], outputs=["output: T"], attrs=_WHILE, stateful=True)
 @register_op("StatelessWhile", inputs=["input: T"], outputs=["output: T"], attrs=_WHILE)
-@register_op("_RecordedWhile", inputs=["input: T"], outputs=["output: T", "history: resource"], attrs=_WHILE, stateful=True)
+@register_op("_RecordedWhile", inputs=["input: T"], outputs=["output: T", "history: resource"], attrs=_WHILE)
 def _while_shape(ctx: ShapeContext) -> list[Shape]:
     types, test, body = list(ctx.attr("T")), ctx.attr("cond"), ctx.attr("body")
     kept = body.outputs[len(types) :] if ctx.definition.name == "_RecordedWhile" else ()
@@ -158,7 +158,6 @@ def _recorded_while(ctx: KernelContext, *values: Any, cond: Function, body: Func
     inputs=["history: resource", "grad: T", "input: Tin"],
     outputs=["output: T"],
     attrs={"T": "list(type)", "Tin": "list(type)", "body": "func", "saved": "list(int)", "output_shapes": ("list(shape)", [])},
-    stateful=True,
 )
 def _while_grad_shape(ctx: ShapeContext) -> list[Shape]:
     return _declared_shapes(ctx, ctx.attr("T"))
@@ -181,7 +180,7 @@ def _no_second_gradient(op: Operation, *grads: Any) -> list[Any]:
 
 
 # A loop inside a branch that wasn't taken has no history.
-@register_op("_NoHistory", outputs=["history: resource"], stateful=True)
+@register_op("_NoHistory", outputs=["history: resource"])
 def _no_history_shape(ctx: ShapeContext) -> list[Shape]:
     return [()]
 

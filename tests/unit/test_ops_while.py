@@ -257,8 +257,9 @@ def test_the_gradient_of_a_loop_goes_through_a_graph_def() -> None:
     (grad,) = tf.gradients(y, x)
     expected = run([y, grad], {x: 0.8})
     graph_def = tf.get_default_graph().as_graph_def()
-    with Graph().as_default():
+    with Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
+        assert graph.as_graph_def() == graph_def
         assert run([y.name, grad.name], {"x:0": 0.8}) == expected
 
 
