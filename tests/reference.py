@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mpirt.graph.graph import Graph, Operation, Tensor
+from mpirt.graph.shapes import compatible
 
 
 class Reference:
@@ -53,9 +54,7 @@ class Reference:
             if isinstance(value, np.ndarray | np.generic):
                 static = tensor.static_shape
                 assert value.dtype == tensor.dtype.np_dtype, f"{op.type}: dtype {value.dtype}, not {tensor.dtype.name}"
-                assert static is None or (len(static) == value.ndim and all(s in (None, d) for s, d in zip(static, value.shape, strict=True))), (
-                    f"{op.type}: shape {value.shape} contradicts the static shape {static}"
-                )
+                assert compatible(static, value.shape), f"{op.type}: shape {value.shape} contradicts the static shape {static}"
                 value = np.asarray(value)
             values[op.name, tensor.value_index] = value
         values.setdefault((op.name, 0), None)

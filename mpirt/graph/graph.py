@@ -198,7 +198,7 @@ class Graph:
             if scopes.control:
                 op.control_inputs = _control_inputs(scopes.control, op)
             if scopes.colocation:
-                groups = sorted({g for target in scopes.colocation for g in target.colocation_groups()})
+                groups = sorted({g for target in scopes.colocation for g in target.colocated_with()})
                 full["_class"] = [f"loc:@{group}" for group in groups]
                 op.device = scopes.colocation[-1].device
             else:

@@ -8,6 +8,7 @@ Malformed or unknown content raises one clear error; nothing is evaluated.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -271,19 +272,18 @@ def _sorted_nodes(graph_def: Any, mapped: Mapping[str, Any]) -> list[Any]:
         waiting[node.name] = len(producers)
         for producer in sorted(producers):
             consumers.setdefault(producer, []).append(node.name)
-    order, ready = [], [n.name for n in reversed(graph_def.node) if waiting[n.name] == 0]
-    position = {node.name: i for i, node in enumerate(graph_def.node)}
+    names = list(by_name)
+    position = {name: i for i, name in enumerate(names)}
+    order, ready = [], [i for i, name in enumerate(names) if waiting[name] == 0]  # ascending: a heap
     while ready:
-        done = ready.pop()
+        done = names[heappop(ready)]
         order.append(by_name[done])
-        freed = []
         for consumer in consumers.get(done, ()):
             waiting[consumer] -= 1
             if waiting[consumer] == 0:
-                freed.append(consumer)
-        ready.extend(sorted(freed, key=position.__getitem__, reverse=True))
+                heappush(ready, position[consumer])
     if len(order) != len(by_name):
-        stuck = next(n for n in position if waiting[n] > 0)
+        stuck = next(name for name in names if waiting[name] > 0)
         raise errors.InvalidArgumentError(f"GraphDef has a cycle through node {stuck!r}; loops need functional while_loop bodies.")
     return order
 

@@ -235,7 +235,11 @@ class Operation:
         """Definition of the operation's type."""
         return self.definition
 
-    def colocation_groups(self) -> list[str]:
+    def colocation_groups(self) -> list[bytes]:
+        """The same as ``colocated_with``, in TensorFlow's form: ``b"loc:@name"``."""
+        return [f"loc:@{name}".encode() for name in self.colocated_with()]
+
+    def colocated_with(self) -> list[str]:
         """Names of the operations whose device this one must share; its own name if none were asked for."""
         asked = [text[5:] for text in self.attrs.get("_class", ()) if text.startswith("loc:@")]
         return asked or [self.name]

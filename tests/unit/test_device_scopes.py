@@ -262,4 +262,4 @@ def test_colocation_hides_device_blocks_inside_and_outside_it(graph: Graph) -> N
         there = constant(1)
     with graph.device("/job:worker"), graph.colocate_with(there), graph.device("/cpu:0"):
         beside = constant(2)
-    assert (beside.device, beside.op.colocation_groups()) == ("/job:ps/task:1", [f"loc:@{there.op.name}"[5:]])
+    assert (beside.device, beside.op.colocated_with()) == ("/job:ps/task:1", [f"loc:@{there.op.name}"[5:]])

@@ -245,7 +245,7 @@ def test_gradients_take_the_scope_in_force_or_on_request_the_operations_own_devi
 
     assert made("gradients/") == {"/job:chief"}
     assert made("colocated/") == {"/job:worker/task:1"}
-    assert all(op.colocation_groups() == ["sine"] for op in graph.get_operations() if op.name.startswith("colocated/"))
+    assert all(op.colocated_with() == ["sine"] for op in graph.get_operations() if op.name.startswith("colocated/"))
 
 
 def test_paths_are_summed_where_they_are_before_they_cross_to_another_device(graph: Graph) -> None:
@@ -260,7 +260,7 @@ def test_paths_are_summed_where_they_are_before_they_cross_to_another_device(gra
     assert sorted(op.device for op in sums[:2]) == ["/job:worker/task:0", "/job:worker/task:1"]
     assert [len({t.device for t in op.inputs}) for op in sums] == [1, 1, 2]
     assert grad.op is sums[2]
-    assert all(op.colocation_groups() == op.inputs[0].op.colocation_groups() for op in sums)
+    assert all(op.colocated_with() == op.inputs[0].op.colocated_with() for op in sums)
     np.testing.assert_allclose(value(grad), 4 * np.cos([1.0]), rtol=1e-6)
 
 

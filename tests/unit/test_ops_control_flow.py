@@ -85,7 +85,7 @@ def test_a_tuple_gives_its_tensors_after_all_of_them(run: Any) -> None:
     for tensor, source in ((out[0], "a"), (out[2], "b")):
         (gate,) = tensor.op.control_inputs
         assert [c.name for c in gate.control_inputs] == ["a", "b", "p"]
-        assert tensor.op.colocation_groups() == [source]
+        assert tensor.op.colocated_with() == [source]
     assert run(out[0]) == 1 and run(out[2]).tolist() == [2, 3]
     with pytest.raises(ValueError, match="Must have at least one Tensor"):
         tf.tuple([None])

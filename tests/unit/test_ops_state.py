@@ -220,7 +220,7 @@ def test_what_changes_a_variable_is_colocated_with_it(v: Variables) -> None:
             ]
             plain = identity(ref).op
     assert {op.device for op in ops} == {"/job:ps/task:1"}
-    assert all(op.colocation_groups() == ["v"] for op in ops)
+    assert all(op.colocated_with() == ["v"] for op in ops)
     assert plain.device == "/job:worker"
 
 

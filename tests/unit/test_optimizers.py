@@ -162,7 +162,7 @@ def test_slots_and_updates_live_beside_their_variable_and_the_step_on_its_own_de
         for var in (v, w):
             slot = optimizer.get_slot(var, name)
             assert slot.device == var.device
-            assert slot.op.colocation_groups() == [var.op.name]
+            assert slot.op.colocated_with() == [var.op.name]
             assert slot not in tf.trainable_variables()
             assert slot in tf.global_variables()
             assert slot.op.name.startswith(f"{var.op.name}/{optimizer.get_name()}")
@@ -170,7 +170,7 @@ def test_slots_and_updates_live_beside_their_variable_and_the_step_on_its_own_de
     assert len(updates) >= 2
     for op in updates:
         owner = v if "update_v" in op.name else w
-        assert (op.device, op.colocation_groups()) == (owner.device, [owner.op.name])
+        assert (op.device, op.colocated_with()) == (owner.device, [owner.op.name])
     for op in graph.get_operations():  # what prepares an update is beside the variable too, but rows are summed before they go there
         if "/summed_rows/" in op.name:
             assert op.device == "/job:worker/task:0", op.name
@@ -240,7 +240,7 @@ def test_gates_change_what_waits_and_not_the_result(graph: Graph, gate: int) -> 
     gated = [op for op in graph.get_operations() if op.name.endswith(("control_dependency", "control_dependency_1"))]
     assert len(gated) == (0 if gate == tf.train.Optimizer.GATE_NONE else 2)
     # What waits is beside what it waits with, not wherever the scope in force says.
-    assert {op.colocation_groups()[0] for op in gated} == {op.inputs[0].op.name for op in gated}
+    assert {op.colocated_with()[0] for op in gated} == {op.inputs[0].op.name for op in gated}
 
 
 def test_gradients_may_be_colocated_with_the_operations_they_are_of(graph: Graph) -> None:

@@ -129,7 +129,7 @@ def test_a_device_setter_spreads_the_slices_and_the_whole_is_put_together_on_the
     assert [t.name for t in joined.inputs[:4]] == [f"p/part_{k}/read:0" for k in range(4)]
     for v in p:
         initializers = [op for op in graph.get_operations() if op.name.startswith(f"{v.op.name}/Initializer/")]
-        assert initializers and all(op.colocation_groups() == [v.op.name] for op in initializers)
+        assert initializers and all(op.colocated_with() == [v.op.name] for op in initializers)
 
 
 def test_as_a_tensor_it_is_the_slices_behind_one_another(graph: Graph) -> None:
@@ -251,7 +251,7 @@ def test_each_slice_brings_its_own_regularization_loss_beside_it(graph: Graph) -
     with tf.device(tf.train.replica_device_setter(ps_tasks=2)):
         p = tf.get_variable("p", initializer=TABLE, partitioner=cut(2), regularizer=tf.nn.l2_loss)
     losses = tf.losses.get_regularization_losses()
-    assert [loss.op.colocation_groups() for loss in losses] == [[v.op.name] for v in p]
+    assert [loss.op.colocated_with() for loss in losses] == [[v.op.name] for v in p]
     assert sum(started(graph).run(losses)) == (TABLE**2).sum() / 2
 
 

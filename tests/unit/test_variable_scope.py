@@ -281,7 +281,7 @@ def test_a_regularizer_adds_a_loss_once_per_variable() -> None:
         get_variable("bias", [2], regularizer=no_regularizer)
         get_variable("none", [2], regularizer=lambda v: None)
     (loss,) = tf.get_collection(tf.GraphKeys.REGULARIZATION_LOSSES)
-    assert loss.op.name.startswith("a/v/Regularizer/") and loss.op.colocation_groups() == ["a/v"]
+    assert loss.op.name.startswith("a/v/Regularizer/") and loss.op.colocated_with() == ["a/v"]
     assert v.name == "a/v:0"
 
 
