@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import cProfile
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -185,16 +185,20 @@ def test_an_operation_remembers_the_users_line() -> None:
         assert text.read().splitlines()[int(line) - 1].endswith("# the line")
 
 
-def test_building_is_cheap(graph: tf.Graph) -> None:
-    """Target: 100,000 small operations in under 3 s. A tenth of them, and three times the time for a busy machine."""
-    x = tf.constant(1.0)
-    tf.add(x, x)
-    start = time.process_time()
-    y = x
-    for _ in range(10_000):
-        y = tf.add(y, x)
-    assert time.process_time() - start < 0.9
-    assert graph.version == 10_002
+def test_building_an_operation_costs_the_same_in_a_small_graph_and_in_a_large_one() -> None:
+    def calls(count: int) -> int:
+        """Python calls that building ``count`` operations takes; the time is measured in scripts/bench."""
+        profile = cProfile.Profile()
+        with tf.Graph().as_default():
+            y = x = tf.constant(1.0)
+            tf.add(x, x)
+            profile.enable()
+            for _ in range(count):
+                y = tf.add(y, x)
+            profile.disable()
+        return sum(entry.callcount for entry in profile.getstats())
+
+    assert calls(2_000) <= 2 * calls(1_000) + 10
 
 
 def test_a_graph_def_gives_the_same_operations_with_devices_waits_and_groups(graph: tf.Graph) -> None:
