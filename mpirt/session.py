@@ -31,7 +31,7 @@ from mpirt.cluster.task import Task
 from mpirt.compiler.partition import Plan, partition
 from mpirt.compiler.placer import DeviceName, PlacementRules, default_master, place
 from mpirt.compiler.program import Program, link
-from mpirt.compiler.prune import prune
+from mpirt.compiler.prune import PLACEHOLDERS, prune
 from mpirt.compiler.schedule import schedule
 from mpirt.compiler.verify import verify
 from mpirt.distributed.cluster import Cluster, cluster
@@ -48,7 +48,6 @@ from mpirt.runtime.rendezvous import Abandoned
 from mpirt.runtime.resources import ResourceManager
 from mpirt.transport.base import wait_until
 
-_PLACEHOLDERS = ("Placeholder", "PlaceholderV2")
 _Leaves = tuple[Tensor | Operation, ...]
 
 
@@ -531,7 +530,7 @@ def _master_task(target: str, master: str | None, cluster: Cluster) -> Task:
 
 def _check_placeholders(needed: Sequence[Operation]) -> None:
     for op in needed:
-        if op.type in _PLACEHOLDERS:
+        if op.type in PLACEHOLDERS:
             dtype, shape = op.outputs[0].dtype.name, text(op.outputs[0].static_shape)
             raise errors.InvalidArgumentError(
                 f"You must feed a value for placeholder tensor {op.name!r} with dtype {dtype} and shape {shape}.",
@@ -542,7 +541,7 @@ def _check_placeholders(needed: Sequence[Operation]) -> None:
 
 def _is_optional(tensor: Tensor) -> bool:
     """Whether a step can do without feeding ``tensor``."""
-    return tensor.op.type not in _PLACEHOLDERS
+    return tensor.op.type not in PLACEHOLDERS
 
 
 def _position(plan: Plan, op: Operation | None) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from mpirt import dtypes
 from mpirt.cluster.task import Task
 from mpirt.compiler.placer import DeviceName, Placement, resource_inputs
+from mpirt.compiler.prune import control_producers
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.graph.shapes import num_elements
 
@@ -115,7 +116,7 @@ class _Crossing:
         for tensor in op.inputs:
             if self._placement[tensor.op].task != dst:
                 found[self._edge(tensor, self._origin(tensor), dst)] = None
-        for control in op.control_inputs:
+        for control in control_producers(op, self._fed):
             # A tensor that starts behind the same operation and comes to this task anyway tells as much as a message of its own.
             if self._placement[control].task != dst and all(self.edges[i].after is not control for i in found):
                 carrier = next((t for t in control.outputs if (t, control, dst) in self._known and t not in self._fed), control)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Set
 
 from mpirt.graph.graph import Operation, Tensor
 
+PLACEHOLDERS = ("Placeholder", "PlaceholderV2")  # operations that can't run
+
 
 def prune(fetches: Iterable[Tensor | Operation], feeds: Set[Tensor] = frozenset()) -> list[Operation]:
     """Operations that must run, in creation order.
@@ -20,5 +22,10 @@ def prune(fetches: Iterable[Tensor | Operation], feeds: Set[Tensor] = frozenset(
             continue
         needed.add(op)
         stack.extend([t.op for t in op.inputs if t not in feeds])
-        stack.extend(op.control_inputs)
+        stack.extend(control_producers(op, feeds))
     return sorted(needed, key=lambda op: op.index)
+
+
+def control_producers(op: Operation, feeds: Set[Tensor]) -> list[Operation]:
+    """Operations that must have run before ``op``; a placeholder that is fed doesn't run, its value is there from the start."""
+    return [c for c in op.control_inputs if not (c.type in PLACEHOLDERS and c.outputs[0] in feeds)]

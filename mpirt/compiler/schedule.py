@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 
 from mpirt.compiler.placer import Placement
+from mpirt.compiler.prune import control_producers
 from mpirt.graph.graph import Operation, Tensor
 
 _OP_COST = 1
@@ -28,4 +29,4 @@ def schedule(needed: Sequence[Operation], placement: Placement, feeds: Set[Tenso
 
 
 def _producers(op: Operation, feeds: Set[Tensor]) -> list[Operation]:
-    return [t.op for t in op.inputs if t not in feeds] + list(op.control_inputs)
+    return [t.op for t in op.inputs if t not in feeds] + control_producers(op, feeds)

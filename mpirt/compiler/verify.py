@@ -14,6 +14,7 @@ from collections.abc import Set
 from mpirt import errors
 from mpirt.cluster.task import Task
 from mpirt.compiler.partition import Node, Plan
+from mpirt.compiler.prune import control_producers
 from mpirt.graph.graph import Operation, Tensor
 
 
@@ -36,7 +37,7 @@ def _check_order(plan: Plan) -> None:
     for node in plan.nodes:
         if node.fed is not None:
             continue
-        for producer in [t.op for t in node.op.inputs if t not in fed] + list(node.op.control_inputs):
+        for producer in [t.op for t in node.op.inputs if t not in fed] + control_producers(node.op, fed):
             if producer not in done:
                 raise _refuse(f"{node.op.name!r} comes before {producer.name!r}, which it depends on")
         done.add(node.op)
@@ -81,7 +82,7 @@ def _check_waits(node: Node, plan: Plan, fed: Set[Tensor]) -> None:
     for tensor in node.op.inputs:
         if plan.placement[tensor.op].task != here and all(e.source is not tensor for e in have):
             raise _refuse(f"nothing brings {tensor.name!r} to {node.op.name!r} on {here}")
-    for control in node.op.control_inputs:
+    for control in control_producers(node.op, fed):
         if plan.placement[control].task != here and all(control not in (e.producer, e.after) or e.source in fed for e in have):
             raise _refuse(f"nothing tells {node.op.name!r} on {here} that {control.name!r} has run")
 

@@ -22,8 +22,15 @@ def quick_statuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "_STATUS_AFTER_S", 0.05)
 
 
+@pytest.fixture
+def no_statuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where control messages are counted: on a busy machine a wait may take long without a reason."""
+    monkeypatch.setattr(control, "_STATUS_AFTER_S", 60.0)
+
+
 @pytest.mark.parametrize("feeding", [[0, 1, 2], [1], [0, 1], [1, 2]], ids=str)
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.usefixtures("no_statuses")
 def test_only_the_value_on_the_host_rank_counts(feeding: list[int], seed: int | None) -> None:
     def script(rank: int, cluster: Cluster) -> Any:
         with worker(1):
@@ -49,6 +56,7 @@ def test_a_value_that_fits_on_the_host_is_enough_what_others_pass_is_not_looked_
     assert values(2, script, {"worker": 2}) == [[2.0, 3.0]] * 2
 
 
+@pytest.mark.usefixtures("no_statuses")
 def test_a_rank_may_leave_the_key_of_a_placeholder_out_now_and_then() -> None:
     def script(rank: int, cluster: Cluster) -> Any:
         with worker(1):

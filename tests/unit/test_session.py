@@ -31,6 +31,17 @@ def two_jobs() -> Cluster:
 # --------------------------------------------------------------------------------------------------------- making one
 
 
+def test_to_wait_for_a_fed_placeholder_is_to_wait_for_nothing() -> None:
+    with tf.Graph().as_default():
+        x = tf.placeholder(tf.float32, [])
+        with tf.control_dependencies([x]):
+            y = tf.constant(2.0) * 1.0
+        with tf.Session() as session:
+            assert session.run(y, {x: 1.0}) == 2.0
+            with pytest.raises(tf.errors.InvalidArgumentError, match="You must feed a value for placeholder tensor 'Placeholder'"):
+                session.run(y)
+
+
 def test_the_target_and_the_config_are_checked() -> None:
     with pytest.raises(TypeError) as caught:
         tf.Session(target=5)  # type: ignore[arg-type]
