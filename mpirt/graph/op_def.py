@@ -96,6 +96,33 @@ class KernelContext(Protocol):
         """Outputs of a body for ``inputs``, computed on this op's task; it is compiled the first time."""
 
 
+class Pending(Protocol):
+    """What an operation waits for: an element of a queue, a tensor on its way. It has one waiter."""
+
+    on_ready: Callable[[], None] | None
+    """Called once, by whatever thread makes it ready, holding no lock; None if nobody asked, or if it must be polled."""
+
+    def ready(self) -> bool:
+        """Whether it has come to its end, well or badly. Cheap: asked again and again."""
+
+    def result(self) -> Any:
+        """What the kernel returns; raises what the kernel raises. Once, when ready."""
+
+    def cancel(self) -> bool:
+        """Take it back. True: nothing has happened and nothing will. False: it came to its end before; take its result."""
+
+    def describe(self) -> str:
+        """What is waited for, for reports: "an element of queue 'jobs' on /job:ps/task:0"."""
+
+
+class Blocked(Exception):  # noqa: N818  (it is news, not an error)
+    """Raised by a kernel that can't go on yet. The step waits for ``pending``, whose result becomes the kernel's."""
+
+    def __init__(self, pending: Pending) -> None:
+        super().__init__("blocked")
+        self.pending = pending
+
+
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """One implementation of an op type.
