@@ -68,9 +68,12 @@ class Plan:
     fetches: tuple[Tensor | Operation, ...]
     feeds: tuple[Tensor, ...]
     placement: Mapping[Operation, DeviceName]
+    client: DeviceName | None = None  # where all feeds come in; None: each where its operation is placed
 
     def device_of(self, item: Tensor | Operation) -> DeviceName:
         """Where a tensor or operation of the plan is."""
+        if self.client is not None and item in self.feeds:
+            return self.client
         return self.placement[item.op if isinstance(item, Tensor) else item]
 
 
@@ -79,10 +82,14 @@ def partition(
     placement: Placement,
     fetches: Sequence[Tensor | Operation],
     feeds: Sequence[Tensor] = (),
+    client: DeviceName | None = None,
 ) -> Plan:
-    """Split the operations ``order`` (a topological order) among their tasks, with edges where tensors cross."""
+    """Split the operations ``order`` (a topological order) among their tasks, with edges where tensors cross.
+
+    Feeds come in at the device ``client``, if given, else where their operations are placed.
+    """
     fed = set(feeds)
-    crossing = _Crossing(placement, fed)
+    crossing = _Crossing(placement, fed, client)
     waits = [crossing.waits(op) for op in order]
     edges = crossing.edges
     sends: dict[Operation, list[int]] = {}
@@ -91,20 +98,21 @@ def partition(
     nodes = []
     for tensor in feeds:
         outgoing = tuple(i for i in sends.get(tensor.op, ()) if edges[i].source is tensor)
-        nodes.append(Node(tensor.op, placement[tensor.op], tensor, (), outgoing))
+        nodes.append(Node(tensor.op, client or placement[tensor.op], tensor, (), outgoing))
     for op, incoming in zip(order, waits, strict=True):
         outgoing = tuple(i for i in sends.get(op, ()) if edges[i].source not in fed)
         nodes.append(Node(op, placement[op], None, incoming, outgoing))
-    return Plan(tuple(nodes), tuple(edges), tuple(fetches), tuple(feeds), placement)
+    return Plan(tuple(nodes), tuple(edges), tuple(fetches), tuple(feeds), placement, client)
 
 
 class _Crossing:
     """The edges of the operations seen so far, in the order in which they run."""
 
-    def __init__(self, placement: Placement, fed: Set[Tensor]) -> None:
+    def __init__(self, placement: Placement, fed: Set[Tensor], client: DeviceName | None) -> None:
         self.edges: list[Edge] = []
         self._placement = placement
         self._fed = fed
+        self._client = client
         self._known: dict[tuple[Tensor | Operation, Operation, Task], int] = {}
         self._variable: dict[Tensor, Tensor] = {}  # the variable behind a tensor that an operation on it gave out
         self._changed: dict[Tensor, Operation] = {}  # the last operation that may have changed a variable
@@ -114,7 +122,7 @@ class _Crossing:
         dst = self._placement[op].task
         found: dict[int, None] = {}
         for tensor in op.inputs:
-            if self._placement[tensor.op].task != dst:
+            if self._home(tensor) != dst:
                 found[self._edge(tensor, self._origin(tensor), dst)] = None
         for control in control_producers(op, self._fed):
             # A tensor that starts behind the same operation and comes to this task anyway tells as much as a message of its own.
@@ -123,6 +131,12 @@ class _Crossing:
                 found[self._edge(carrier, control, dst)] = None
         self._note_change(op)
         return tuple(found)
+
+    def _home(self, source: Tensor | Operation) -> Task:
+        """The task where a tensor or the end of an operation comes from."""
+        if self._client is not None and source in self._fed:
+            return self._client.task
+        return self._placement[source.op if isinstance(source, Tensor) else source].task
 
     def _origin(self, tensor: Tensor) -> Operation:
         """The operation behind which the tensor has the value that the next operation needs."""
@@ -140,7 +154,8 @@ class _Crossing:
         key = (source, after, dst)
         if key not in self._known:
             self._known[key] = len(self.edges)
-            self.edges.append(Edge(len(self.edges), source, after, self._placement[after].task, dst))
+            src = self._home(source if source in self._fed else after)
+            self.edges.append(Edge(len(self.edges), source, after, src, dst))
         return self._known[key]
 
 

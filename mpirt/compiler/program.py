@@ -10,14 +10,16 @@ Pure data: the executor turns each instruction into a bound call once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from mpirt import dtypes
 from mpirt.cluster.task import Task
-from mpirt.compiler.partition import Plan, tensor_nbytes
+from mpirt.compiler.partition import Plan
 from mpirt.compiler.placer import DeviceName
+from mpirt.dtypes import DType
 from mpirt.graph.function import ARG
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.graph.op_def import arg_size
@@ -29,24 +31,26 @@ NO_SLOT = -1
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One message of every step: a tensor, or a token that says that an operation has run."""
+    """One message of every step: a tensor, or a token that says that an operation has run.
+
+    It knows all that both ends must agree on, so that a rank without the graph can be one of them.
+    """
 
     index: int
-    source: Tensor | Operation
+    name: str  # ``w:0``, or ``^train`` for a token
+    dtype: DType | None  # None for a token
+    shape: tuple[int, ...] | None  # None if only known at run time
     src_rank: int
     dst_rank: int
     src: Task
     reason: str  # who needs it: a task, or FETCH
 
     @property
-    def name(self) -> str:
-        """``w:0``, or ``^train`` for a token."""
-        return self.source.name if isinstance(self.source, Tensor) else f"^{self.source.name}"
-
-    @property
     def nbytes(self) -> int | None:
         """Bytes of the message, None if only known at run time, 1 for a token."""
-        return tensor_nbytes(self.source)
+        if self.dtype is None:
+            return 1
+        return None if self.shape is None or self.dtype.size == 0 else math.prod(self.shape) * self.dtype.size
 
     def __str__(self) -> str:
         return f"{self.name} from {self.src} (rank {self.src_rank}) to rank {self.dst_rank}"
@@ -143,7 +147,7 @@ def _slots(slots: Sequence[int]) -> str:
     return ", ".join("-" if s == NO_SLOT else f"s{s}" for s in slots)
 
 
-def link(plan: Plan, rank_of: Callable[[Task], int], rank: int, num_ranks: int, deliver: str = "all") -> Program:
+def link(plan: Plan, rank_of: Callable[[Task], int], rank: int, num_ranks: int, deliver: str | int = "all") -> Program:
     """The program of ``rank``.
 
     Parameters
@@ -152,13 +156,14 @@ def link(plan: Plan, rank_of: Callable[[Task], int], rank: int, num_ranks: int, 
     rank_of : the rank that hosts a task
     rank, num_ranks : this rank, and how many there are
     deliver : "all" - every fetched value reaches every rank; "owner" - only its end does. Either way a failure anywhere
-        reaches every rank, because every operation of a plan is an ancestor of a fetch.
+        reaches every rank, because every operation of a plan is an ancestor of a fetch. A rank: the values reach that rank
+        only, and nothing tells of the end of a step: its master knows.
     """
     return _Linker(plan, rank_of, rank, num_ranks, deliver).link()
 
 
 class _Linker:
-    def __init__(self, plan: Plan, rank_of: Callable[[Task], int], rank: int, num_ranks: int, deliver: str) -> None:
+    def __init__(self, plan: Plan, rank_of: Callable[[Task], int], rank: int, num_ranks: int, deliver: str | int) -> None:
         self.plan = plan
         self.rank_of = rank_of
         self.rank = rank
@@ -168,6 +173,7 @@ class _Linker:
         self.running = {node.op for node in plan.nodes if node.fed is None}
         self.received: dict[int, int] = {}  # slots of the transfers that have come in
         self.sent: set[int] = set()
+        self.sources: list[Tensor | Operation] = []  # of each transfer
         self.deliver = deliver
         self.by_edge: dict[int, int] = {}  # transfer of each edge that leaves its rank
         self.behind: dict[Operation, list[int]] = {}  # transfers that start on this rank when an operation has run
@@ -187,8 +193,12 @@ class _Linker:
             task = self.plan.device_of(fetch).task
             src = self.rank_of(task)
             after = fetch.op if isinstance(fetch, Tensor) else fetch
-            source = fetch if self.deliver == "all" else after
-            for dst in range(num_ranks):
+            source = after if self.deliver == "owner" else fetch
+            if isinstance(self.deliver, str):
+                receivers: Sequence[int] = range(num_ranks)
+            else:
+                receivers = [self.deliver] if isinstance(fetch, Tensor) else []
+            for dst in receivers:
                 if dst != src:
                     index = self._transfer(found, source, after, src, dst, task, FETCH)
                     if dst == self.rank:
@@ -206,8 +216,9 @@ class _Linker:
     ) -> int:
         key = (source, after, dst)
         if key not in found:
-            found[key] = index = len(self.program.transfers)
-            self.program.transfers.append(Transfer(index, source, src, dst, task, why))
+            found[key] = index = len(self.sources)
+            self.sources.append(source)
+            self.program.transfers.append(_transfer(index, source, src, dst, task, why))
             if src == self.rank:
                 self.behind.setdefault(after, []).append(index)
         return found[key]
@@ -228,9 +239,9 @@ class _Linker:
                 self._send(node.op, (node.fed,) if node.op in self.running else (node.fed, node.op))
             else:
                 self._run(node.op, node.device, space)
-        for position, fetch in enumerate(self.plan.fetches):
-            program.fetches.append(self._fetch(position, fetch))
-        self._free_after_last_use()
+        if self.deliver in ("all", "owner", self.rank):
+            program.fetches = [self._fetch(position, fetch) for position, fetch in enumerate(self.plan.fetches)]
+        program.frees = frees_after_last_use(program)
         return program
 
     def _new_slot(self) -> int:
@@ -242,11 +253,11 @@ class _Linker:
 
     def _receive(self, index: int) -> None:
         if index not in self.received:
-            transfer = self.program.transfers[index]
+            transfer, source = self.program.transfers[index], self.sources[index]
             slot = NO_SLOT
-            if isinstance(transfer.source, Tensor):
+            if isinstance(source, Tensor):
                 slot = self._new_slot()
-                self.slots[transfer.source] = {HOST: slot}  # of a variable's tensor, the newest value
+                self.slots[source] = {HOST: slot}  # of a variable's tensor, the newest value
             self.received[index] = slot
             self._emit(Recv(transfer, slot))
 
@@ -327,7 +338,7 @@ class _Linker:
     def _send(self, after: Operation, sources: Collection[Tensor | Operation] | None = None) -> None:
         """Start the transfers that wait for ``after`` and have not been started: all, or those of ``sources``."""
         for index in self.behind.get(after, ()):
-            source = self.program.transfers[index].source
+            source = self.sources[index]
             if index not in self.sent and (sources is None or source in sources):
                 self.sent.add(index)
                 slot = self._value_slot(source, after) if isinstance(source, Tensor) else NO_SLOT
@@ -348,18 +359,27 @@ class _Linker:
             return self.received[self.of_fetch[position]]
         return NO_SLOT if isinstance(fetch, Operation) else self._value_slot(fetch, fetch.op)
 
-    def _free_after_last_use(self) -> None:
-        program = self.program
-        keep = {slot for slot, _, _ in program.constants} | set(program.fetches)
-        last: dict[int, int] = {}
-        for position, i in enumerate(program.instructions):
-            for slot in _used(i):
-                last[slot] = position
-        frees: list[list[int]] = [[] for _ in program.instructions]
-        for slot, position in last.items():
-            if slot not in keep and slot != NO_SLOT:
-                frees[position].append(slot)
-        program.frees = [tuple(sorted(f)) for f in frees]
+
+def _transfer(index: int, source: Tensor | Operation, src: int, dst: int, task: Task, why: str) -> Transfer:
+    if isinstance(source, Operation):
+        return Transfer(index, f"^{source.name}", None, None, src, dst, task, why)
+    static = source.static_shape
+    shape = None if static is None or None in static else tuple([size for size in static if size is not None])
+    return Transfer(index, source.name, source.dtype.base_dtype, shape, src, dst, task, why)
+
+
+def frees_after_last_use(program: Program) -> list[tuple[int, ...]]:
+    """The slots to drop after each instruction of ``program``."""
+    keep = {slot for slot, _, _ in program.constants} | set(program.fetches)
+    last: dict[int, int] = {}
+    for position, i in enumerate(program.instructions):
+        for slot in _used(i):
+            last[slot] = position
+    frees: list[list[int]] = [[] for _ in program.instructions]
+    for slot, position in last.items():
+        if slot not in keep and slot != NO_SLOT:
+            frees[position].append(slot)
+    return [tuple(sorted(f)) for f in frees]
 
 
 def _used(i: Instruction) -> tuple[int, ...]:

@@ -80,7 +80,7 @@ def _check_waits(node: Node, plan: Plan, fed: Set[Tensor]) -> None:
     if node.fed is not None:
         return
     for tensor in node.op.inputs:
-        if plan.placement[tensor.op].task != here and all(e.source is not tensor for e in have):
+        if plan.device_of(tensor).task != here and all(e.source is not tensor for e in have):
             raise _refuse(f"nothing brings {tensor.name!r} to {node.op.name!r} on {here}")
     for control in control_producers(node.op, fed):
         if plan.placement[control].task != here and all(control not in (e.producer, e.after) or e.source in fed for e in have):

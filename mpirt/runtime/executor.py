@@ -7,9 +7,12 @@ the plan is still sent (empty), so that the step ends on every rank and leaves n
 
 from __future__ import annotations
 
+import copy
+import itertools
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from operator import length_hint
@@ -24,13 +27,15 @@ from mpirt.compiler.body import compile_body
 from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, is_state
 from mpirt.graph.function import Function
-from mpirt.graph.graph import Operation, Tensor
+from mpirt.graph.graph import Operation
+from mpirt.graph.op_def import Blocked, Pending
 from mpirt.runtime.device import CudaGpu, Device
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
 from mpirt.runtime.resources import ResourceManager
 from mpirt.transport.base import Transport
 
 Devices = Mapping[tuple[Task, str], Device]  # by task and local name, "CPU:0"
+Block = Callable[[Pending], None]  # returns when it is ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class KernelContext:
         self.xp = xp
         self._device = device
         self._state = state
-        self._executions = 0
+        self._executions = itertools.count()
         self._entropy: list[int] | None = None
 
     def resource(self, factory: Callable[[str], Any]) -> Any:
@@ -75,10 +80,8 @@ class KernelContext:
             if self._entropy is None:
                 self._entropy = np.random.SeedSequence().generate_state(2, np.uint64).view(np.int64).tolist()
             key = self._entropy
-        counter = [0, 0, 0, self._executions]
-        self._executions += 1
+        counter = [0, 0, 0, next(self._executions)]
         return np.random.Generator(np.random.Philox(key=np.array(key, np.int64).view(np.uint64), counter=counter))
-
 
     def run(self, body: Function, inputs: Sequence[Any]) -> list[Any]:
         """Outputs of a body for ``inputs``; see ``graph.op_def.KernelContext``.
@@ -127,54 +130,97 @@ class SessionState:
 
 
 def _run_body(executor: Executor, slots: Sequence[int], num_outputs: int, inputs: Sequence[Any]) -> list[Any]:
-    return executor.run(dict(zip(slots, inputs, strict=True)))[:num_outputs]
+    return executor.run(dict(zip(slots, inputs, strict=True)), block=getattr(_this_thread, "block", None))[:num_outputs]
+
+
+_this_thread = threading.local()  # block: how bodies wait, which can't be left half-way
+
+
+@contextmanager
+def blocking(block: Block) -> Iterator[None]:
+    """Inside, bodies of the steps that this thread runs wait by ``block``."""
+    before = getattr(_this_thread, "block", None)
+    _this_thread.block = block
+    try:
+        yield
+    finally:
+        _this_thread.block = before
 
 
 class Executor:
-    """A program, bound and ready to run again and again. One step at a time.
+    """A program, bound and ready to run again and again.
 
-    A program without messages, as that of a body, needs neither transport nor tags nor a way to wait.
+    A program with messages runs one step at a time, since its receives are numbered once: `another` makes an executor for
+    steps beside it, with tags of its own. A program without messages may `run` in several threads at once.
+
+    Parameters
+    ----------
+    program : what to run
+    state : of the session
+    transport : who carries messages; a program without any needs none
+    first_tag : tag of the program's transfer number 0
+    wait : how a step waits for a message; None - it doesn't: it stops there (see `advance`)
     """
 
     def __init__(
         self, program: Program, state: SessionState, transport: Transport | None = None, first_tag: int = 0, wait: Wait | None = None
     ) -> None:
-        self._program = program
-        self._incoming: list[Incoming] = []
-        self._outgoing: list[Outgoing] = []
+        self.program = program
+        self.first_tag = first_tag
+        self._transport = transport
+        self._wait = wait
         self._template: list[Any] = [None] * program.num_slots
-        self._code: list[tuple[Callable[..., Any], tuple[int, ...], Any, tuple[int, ...]]] = []
+        self._code: list[_Call] = []
         for slot, op, device in program.constants:
             self._template[slot] = _constant(op, state.devices[device.task, device.local])
         for instruction, frees in zip(program.instructions, program.frees, strict=True):
-            ins: tuple[int, ...]
-            out: Any = NO_SLOT
-            call: Callable[..., Any]
             if isinstance(instruction, Run):
-                call, ins, out = _kernel_call(instruction, state), instruction.inputs, _out(instruction)
+                self._code.append((_kernel_call(instruction, state), instruction.inputs, _out(instruction), frees))
             elif isinstance(instruction, Read):
-                call, ins, out = _read, (instruction.source,), instruction.target
+                self._code.append((_read, (instruction.source,), instruction.target, frees))
             elif isinstance(instruction, Move):
-                call, ins, out = _move(instruction, state), (instruction.source,), instruction.target
-            elif transport is None or wait is None:
-                raise AssertionError(f"a program without transport has the message {instruction.transfer}")
-            elif isinstance(instruction, Send):
-                outgoing = Outgoing(transport, instruction.transfer, first_tag + instruction.transfer.index, wait)
-                self._outgoing.append(outgoing)
-                call, ins = outgoing.send, () if instruction.source == NO_SLOT else (instruction.source,)
+                self._code.append((_move(instruction, state), (instruction.source,), instruction.target, frees))
             else:
-                incoming = Incoming(transport, instruction.transfer, first_tag + instruction.transfer.index, wait)
-                self._incoming.append(incoming)
-                call, ins, out = incoming.take, (), instruction.target
-            self._code.append((call, ins, out, frees))
+                self._code.append((_unbound, (), NO_SLOT, frees))
+        self._bind_messages()
+        self._values: list[Any] = []
+        self._position = 0
+        self.blocked: Pending | None = None
 
-    def run(self, feeds: Mapping[int, Any], failure: Failure | None = None) -> list[Any]:
-        """One step.
+    def another(self, first_tag: int) -> Executor:
+        """An executor of the same program whose messages have other tags; kernels are bound already."""
+        other = copy.copy(self)
+        other.first_tag = first_tag
+        other._code = self._code.copy()
+        other._bind_messages()
+        other._values, other._position, other.blocked = [], 0, None
+        return other
+
+    def _bind_messages(self) -> None:
+        self._incoming: list[Incoming] = []
+        self._outgoing: list[Outgoing] = []
+        for position, instruction in enumerate(self.program.instructions):
+            if not isinstance(instruction, Send | Recv):
+                continue
+            transport, transfer, frees = self._transport, instruction.transfer, self._code[position][3]
+            assert transport is not None, f"a program without transport has the message {transfer}"
+            if isinstance(instruction, Send):
+                outgoing = Outgoing(transport, transfer, self.first_tag + transfer.index, self._wait)
+                self._outgoing.append(outgoing)
+                self._code[position] = (outgoing.send, () if instruction.source == NO_SLOT else (instruction.source,), NO_SLOT, frees)
+            else:
+                incoming = Incoming(transport, transfer, self.first_tag + transfer.index, self._wait)
+                self._incoming.append(incoming)
+                self._code[position] = (incoming.take, (), instruction.target, frees)
+
+    def run(self, feeds: Mapping[int, Any], failure: Failure | None = None, block: Block | None = None) -> list[Any]:
+        """One step, from its beginning to its end.
 
         Parameters
         ----------
         feeds : arrays by slot
         failure : the step has failed on this rank before it began (a feed that doesn't fit): only its messages are sent
+        block : waits for what a kernel is blocked on
 
         Returns
         -------
@@ -193,9 +239,61 @@ class Executor:
         values = self._template.copy()
         for slot, value in feeds.items():
             values[slot] = value
+        position, pending = self._interpret(values, 0, None)
+        while pending is not None:
+            self._block(block, position, pending)
+            position, pending = self._interpret(values, position, pending)
+        return [None if slot == NO_SLOT else values[slot] for slot in self.program.fetches]
+
+    def start(self, feeds: Mapping[int, Any]) -> None:
+        """Begin a step that `advance` carries on; the last one has ended."""
+        for incoming in self._incoming:
+            incoming.post()
+        values = self._values = self._template.copy()
+        for slot, value in feeds.items():
+            values[slot] = value
+        self._position, self.blocked = 0, None
+
+    def advance(self) -> bool:
+        """Carry the step on until its end (True), or until it is blocked on something (False), which has come when this is called again.
+
+        Raises
+        ------
+        StepFailed
+            As `run`. The step has ended then.
+        """
+        try:
+            self._position, self.blocked = self._interpret(self._values, self._position, self.blocked)
+        except StepFailed:
+            self._values, self.blocked = [], None
+            raise
+        return self.blocked is None
+
+    def take_results(self) -> list[Any]:
+        """The values of the fetches, after the step's end."""
+        values, self._values = self._values, []
+        return [None if slot == NO_SLOT else values[slot] for slot in self.program.fetches]
+
+    def stop(self) -> None:
+        """End a step that is blocked, dead. What it waits for has been taken back or is a message."""
+        self._values, self.blocked = [], None
+        self._end_dead(self._position)
+
+    def _interpret(self, values: list[Any], position: int, pending: Pending | None) -> tuple[int, Pending | None]:
+        """Run from ``position`` on; the instruction there has ``pending`` as its result, if given.
+
+        Returns
+        -------
+        Position of the instruction that is blocked and what it waits for, or the end and None
+        """
         calls = iter(self._code)
+        if position:
+            calls.__setstate__(position)  # type: ignore[attr-defined]  # of a list's iterator: where it goes on
         try:
             with np.errstate(all="ignore"):
+                if pending is not None:
+                    _, _, out, frees = next(calls)
+                    _store(values, out, pending.result(), frees)
                 for call, ins, out, frees in calls:
                     if len(ins) == 2:  # most calls have one or two inputs; a list of them costs as much as a small kernel
                         a, b = ins
@@ -214,40 +312,58 @@ class Executor:
                     if frees:
                         for slot in frees:
                             values[slot] = None
+        except Blocked as blocked:
+            return self._reached(calls), blocked.pending
         except DeadTensor:
-            self._end_dead(self._position(calls))
+            self._end_dead(self._reached(calls))
             raise StepFailed(None) from None
         except Abandoned:
             raise
         except Exception as error:
-            position = self._position(calls)
-            failed = self._failure(error, position)
-            del values
-            self._end_dead(position)
-            raise StepFailed(failed) from error
-        return [None if slot == NO_SLOT else values[slot] for slot in self._program.fetches]
+            raise self._failed(error, self._reached(calls)) from error
+        return len(self._code), None
 
-    def _position(self, calls: Iterator[object]) -> int:
+    def _block(self, block: Block | None, position: int, pending: Pending) -> None:
+        """Wait for ``pending``; if that is given up, the step ends dead."""
+        try:
+            if block is None:
+                raise errors.UnimplementedError(f"nothing here can wait for {pending.describe()}.")
+            block(pending)
+        except Abandoned:
+            raise
+        except Exception as error:
+            raise self._failed(error, position) from error
+
+    def _failed(self, error: Exception, position: int) -> StepFailed:
+        failure = self._failure(error, position)
+        self._end_dead(position)
+        return StepFailed(failure)
+
+    def _reached(self, calls: Iterator[object]) -> int:
         """Number of the instruction that the loop over ``calls`` was at: counting in the loop would cost every call."""
         return len(self._code) - 1 - length_hint(calls)
 
     def pending(self) -> bool:
         """Whether messages of the last step are still under way to their receivers."""
-        return any(outgoing.pending() for outgoing in self._outgoing)
+        return any([outgoing.pending() for outgoing in self._outgoing])
 
     def _end_dead(self, position: int) -> None:
         """Send what the plan promises from ``position`` on as dead tensors."""
-        started = sum(isinstance(i, Send) for i in self._program.instructions[:position])
+        started = sum(isinstance(i, Send) for i in self.program.instructions[:position])
         for outgoing in self._outgoing[started:]:
             outgoing.send_dead()
 
+    def drained(self) -> bool:
+        """Whether all messages to this rank have come, also those that a failed step didn't take. The next step can't begin before."""
+        return all([incoming.drained() for incoming in self._incoming])
+
     def drain(self) -> None:
-        """After a failed step: let all its receives come to their end. The next step can't begin before."""
+        """After a failed step: wait until all messages to this rank have come."""
         for incoming in self._incoming:
             incoming.drain()
 
     def _failure(self, error: Exception, position: int) -> Failure:
-        instruction = self._program.instructions[position]
+        instruction = self.program.instructions[position]
         op: Operation | None = None
         device: DeviceName | None = None
         if isinstance(instruction, Run):
@@ -256,9 +372,22 @@ class Executor:
             op = instruction.op
         elif isinstance(instruction, Move):
             op = instruction.tensor.op
-        elif isinstance(instruction.transfer.source, Tensor):
-            op = instruction.transfer.source.op
         return Failure(op_error(error, op), op, device, "".join(traceback.format_exception(error)))
+
+
+_Call = tuple[Callable[..., Any], tuple[int, ...], Any, tuple[int, ...]]  # function, slots of inputs, slots of outputs, slots to drop
+
+
+def _unbound() -> None:
+    raise AssertionError("a message that no executor has bound")
+
+
+def _store(values: list[Any], out: Any, result: Any, frees: tuple[int, ...]) -> None:
+    for slot, item in [(out, result)] if isinstance(out, int) else zip(out, result, strict=True):
+        if slot >= 0:
+            values[slot] = item
+    for slot in frees:
+        values[slot] = None
 
 
 def op_error(error: Exception, op: Operation | None) -> errors.OpError:

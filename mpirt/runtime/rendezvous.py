@@ -26,8 +26,8 @@ import numpy as np
 from mpirt import dtypes, errors
 from mpirt.compiler.program import FETCH, Transfer
 from mpirt.dtypes import DType
-from mpirt.graph.graph import Tensor
-from mpirt.graph.shapes import is_static, text
+from mpirt.graph.op_def import Blocked
+from mpirt.graph.shapes import text
 from mpirt.transport.base import Request, Transport
 
 HEADER_BYTES = 1024  # header and, if it fits, the tensor behind it
@@ -62,9 +62,11 @@ _SOLE_HOLDER = _references([np.empty(0)], 0)  # what it is while only one list h
 
 
 class Incoming:
-    """The receiving end of a transfer."""
+    """The receiving end of a transfer. While a step is blocked on it, it is what the step waits for (``op_def.Pending``)."""
 
-    def __init__(self, transport: Transport, transfer: Transfer, tag: int, wait: Wait) -> None:
+    on_ready: Callable[[], None] | None = None  # never called: MPI tells nobody, so it is polled
+
+    def __init__(self, transport: Transport, transfer: Transfer, tag: int, wait: Wait | None) -> None:
         self._transport = transport
         self._transfer = transfer
         self._tag = tag
@@ -73,9 +75,9 @@ class Incoming:
         self._buffer: np.ndarray[Any, Any] | None = None
         self._request: Request | None = None
         self._rest: tuple[Request, np.ndarray[Any, Any]] | None = None  # the tensor, where it comes behind its header
-        # Large buffers are used again: the pages of a new one cost more than the message. A fetched array is the user's.
+        # Large buffers are used again: the pages of a new one cost more than the message.
         nbytes = transfer.nbytes or 0
-        self._keeps = self._form.kind == "fixed" and nbytes >= _KEPT_NBYTES and transfer.reason != FETCH
+        self._keeps = self._form.kind == "fixed" and nbytes >= _KEPT_NBYTES
         self._kept: list[np.ndarray[Any, Any]] = []
 
     def post(self) -> None:
@@ -93,48 +95,76 @@ class Incoming:
         ------
         DeadTensor
             If it will not come because something failed before it.
+        Blocked
+            If it is not there yet and this end has no way to wait.
         """
+        if not self.ready():
+            if self._wait is None:
+                raise Blocked(self)
+            self._wait(self.ready, self.describe)
+        return self.result()
+
+    def ready(self) -> bool:
+        """Whether all of the message is here."""
         request, buffer = self._request, self._buffer
         assert request is not None and buffer is not None, f"{self._transfer}: taken before it was posted"
-        self._await(request)
-        nbytes, form = request.nbytes(), self._form
-        content = self._behind_header(buffer[:nbytes]) if form.kind == "variable" and nbytes else None
+        if not request.test():
+            return False
+        if self._form.kind != "variable":
+            return True
+        if self._rest is None:
+            nbytes = request.nbytes()
+            content, missing = (0, 0) if nbytes == 0 else self._behind_header(buffer[:nbytes])
+            if not missing:
+                return True
+            rest = np.empty(content, np.uint8)
+            self._rest = self._transport.irecv(rest, self._transfer.src_rank, self._tag), rest
+        return self._rest[0].test()
+
+    def result(self) -> Any:
+        """The tensor, once ready."""
+        request, buffer, rest, form = self._request, self._buffer, self._rest, self._form
+        assert request is not None and buffer is not None
         self._request = self._buffer = self._rest = None
+        nbytes = request.nbytes()
         if nbytes == 0:
             raise DeadTensor
-        if content is not None:
-            return _decode(*content, form.dtype)
         if form.kind == "fixed":
             return buffer
-        return None if form.kind == "token" else np.empty(form.shape, form.dtype.np_dtype)
-
-    def _await(self, request: Request) -> None:
-        if not request.test():
-            self._wait(request.test, self._describe)
-
-    def _behind_header(self, message: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], tuple[int, ...]]:
-        """Bytes and shape of a tensor that travels with a header."""
-        nbytes, ndim = message[:16].view(np.int64).tolist()
+        if form.kind == "token":
+            return None
+        if form.kind == "empty":
+            return np.empty(form.shape, form.dtype.np_dtype)
+        ndim = int(buffer[8:16].view(np.int64)[0])
         end = 16 + 8 * ndim
-        shape = tuple(message[16:end].view(np.int64).tolist())
-        content = message[end:]
-        if content.size < nbytes:
-            if self._rest is None:
-                content = np.empty(nbytes, np.uint8)
-                self._rest = self._transport.irecv(content, self._transfer.src_rank, self._tag), content
-            request, content = self._rest
-            self._await(request)
-        return content, shape
+        shape = tuple(buffer[16:end].view(np.int64).tolist())
+        return _decode(buffer[end:nbytes] if rest is None else rest[1], shape, form.dtype)
+
+    def cancel(self) -> bool:
+        """False: a message that the plan promises comes, alive or dead."""
+        return False
+
+    def _behind_header(self, message: np.ndarray[Any, Any]) -> tuple[int, int]:
+        """Bytes of a tensor that travels with a header, and how many of them are still to come."""
+        nbytes, ndim = message[:16].view(np.int64).tolist()
+        return nbytes, nbytes - (message.size - 16 - 8 * ndim)
+
+    def drained(self) -> bool:
+        """Whether nothing is to come; takes in what nobody took."""
+        if self._request is not None:
+            if not self.ready():
+                return False
+            self._request = self._buffer = self._rest = None
+        return True
 
     def drain(self) -> None:
         """Let a receive that nobody took run to its end."""
-        if self._request is not None:
-            try:
-                self.take()
-            except DeadTensor:
-                pass
+        if not self.drained():
+            assert self._wait is not None
+            self._wait(self.drained, self.describe)
 
-    def _describe(self) -> str:
+    def describe(self) -> str:
+        """What is waited for."""
         t = self._transfer
         what = "the end of operation" if self._form.kind == "token" else "tensor"
         return f"{what} {t.name.lstrip('^')!r} from {t.src} on rank {t.src_rank} (for {t.reason})"
@@ -143,7 +173,7 @@ class Incoming:
 class Outgoing:
     """The sending end of a transfer."""
 
-    def __init__(self, transport: Transport, transfer: Transfer, tag: int, wait: Wait) -> None:
+    def __init__(self, transport: Transport, transfer: Transfer, tag: int, wait: Wait | None) -> None:
         self._transport = transport
         self._requests: list[Request] = []
         self._transfer = transfer
@@ -202,6 +232,7 @@ class Outgoing:
 
     def _finish_last(self) -> None:
         if self.pending():
+            assert self._wait is not None, f"{self._transfer}: sent again before the last step's value has left"
             self._wait(lambda: not self.pending(), self._describe)
 
     def _describe(self) -> str:
@@ -219,18 +250,17 @@ class _Form:
     __slots__ = ("kind", "shape", "dtype", "message_nbytes")
 
     def __init__(self, transfer: Transfer) -> None:
-        source, nbytes = transfer.source, transfer.nbytes
+        nbytes = transfer.nbytes
         self.shape: tuple[int, ...] = ()
-        self.dtype: DType = dtypes.uint8
-        if not isinstance(source, Tensor):
+        self.dtype: DType = transfer.dtype or dtypes.uint8
+        if transfer.dtype is None:
             self.kind, self.message_nbytes = "token", 1
             return
-        self.dtype = source.dtype.base_dtype
         if nbytes is None:
             self.kind, self.message_nbytes = "variable", HEADER_BYTES
             return
-        assert is_static(source.static_shape)
-        self.shape = tuple(source.static_shape)  # type: ignore[arg-type]
+        assert transfer.shape is not None
+        self.shape = transfer.shape
         self.kind, self.message_nbytes = ("empty", 1) if nbytes == 0 else ("fixed", nbytes)
 
     def buffer(self) -> np.ndarray[Any, Any]:

@@ -63,7 +63,7 @@ def test_a_program_gives_the_fetched_values_and_may_run_again_and_again() -> Non
     x = tf.placeholder(tf.float64, [2])
     y = tf.square(x)
     (executor,) = executors([y, y.op, x], [x])
-    (slot,) = executor._program.feeds.values()
+    (slot,) = executor.program.feeds.values()
     for i in range(3):
         found = executor.run({slot: np.full(2, float(i))})
         assert found[0].tolist() == [i * i] * 2 and found[1] is None and found[2].tolist() == [i, i]
@@ -110,7 +110,7 @@ def test_a_failure_names_operation_and_device_and_keeps_the_traceback() -> None:
     (executor,) = executors([y], [x])
     for _ in range(2):
         with pytest.raises(StepFailed) as caught:
-            executor.run({next(iter(executor._program.feeds.values())): np.float64(1.0)})
+            executor.run({next(iter(executor.program.feeds.values())): np.float64(1.0)})
         failure = caught.value.failure
         assert failure is not None and failure.op is y.op and str(failure.device) == "/job:w/task:0/device:CPU:0"
         assert isinstance(failure.error, errors.UnknownError) and "by hand" in failure.traceback
@@ -127,7 +127,7 @@ def test_a_failed_step_sends_dead_tensors_and_the_next_step_is_clean() -> None:
     y = tf.py_func(maybe, [x], tf.float64, name="y")
     z = tf.negative(y, name="z_on_1")
     first, second = executors([z], [x], 2, by_name)
-    (slot,) = first._program.feeds.values()
+    (slot,) = first.program.feeds.values()
     world = first_transport(first).world
     for value in (1.0, -1.0, -2.0, 3.0):
         for incoming in second._incoming:  # rank 1 is in its step already

@@ -35,13 +35,21 @@ def impatient(ready: Callable[[], bool], what: Callable[[], str]) -> None:
     raise GivenUp(what())
 
 
+def transfer_of(source: Tensor | Operation, reason: str) -> Transfer:
+    if isinstance(source, Operation):
+        return Transfer(0, f"^{source.name}", None, None, 0, 1, Task("a", 0), reason)
+    shape = source.static_shape
+    known = None if shape is None or None in shape else tuple(size for size in shape if size is not None)
+    return Transfer(0, source.name, source.dtype.base_dtype, known, 0, 1, Task("a", 0), reason)
+
+
 class Pair:
     """Sender on rank 0 and receiver on rank 1 of one transfer."""
 
     def __init__(self, source: Tensor | Operation, seed: int | None = None, wait: Any = patient, reason: str = "/job:b/task:0"):
         world = LoopbackWorld(2, seed=seed)
         self.transports: list[LoopbackTransport] = [world.transport(0), world.transport(1)]
-        transfer = Transfer(0, source, 0, 1, Task("a", 0), reason)
+        transfer = transfer_of(source, reason)
         self.outgoing = Outgoing(self.transports[0], transfer, 5, wait)
         self.incoming = Incoming(self.transports[1], transfer, 5, wait)
 
