@@ -1,35 +1,57 @@
 """The control plane: small messages between ranks, and the one way in which a rank waits.
 
 Guarantees: whatever a rank waits for, it hears meanwhile when the job is broken (a rank is dead, ranks disagree), tells
-rank 0 where it stands once it has waited long, and gives up at its deadline. In the steady state nothing is sent here.
-Owns: kinds of message, errors as messages, ``wait``. Does not own: what ranks agree on (``collective``).
+rank 0 where it stands once it has waited long, and gives up at its deadline. A message that can't be read goes back to its
+sender with an error, and does no other harm.
+Owns: kinds of message, errors as messages, ``wait``, which ranks are lost. Does not own: what ranks agree on
+(``collective``), what services do (``worker``, ``master``), who polls (``progress``).
 """
 
 from __future__ import annotations
 
 import builtins
 import contextlib
+import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NoReturn
 
+from google.protobuf.message import DecodeError
+
 from mpirt import config, errors
 from mpirt.distributed.control_pb2 import (
+    CancelStep,
+    CloseSession,
+    CreateSession,
     ErrorRecord,
+    ExtendSession,
+    Gone,
     Goodbye,
     Hello,
     Inventory,
     OperationList,
     Proposal,
+    RegisterGraph,
+    Rejected,
+    Reply,
+    Reset,
+    Rest,
+    RunGraph,
     Settlement,
     Status,
+    StepDone,
+    StepStatus,
     Table,
     Verdict,
 )
+from mpirt.distributed.progress import Progress
 from mpirt.runtime.rendezvous import Abandoned
-from mpirt.transport.base import Transport, wait_until
+from mpirt.transport.base import ControlMessage, Transport
+
+_log = logging.getLogger("mpirt")
 
 _STATUS_AFTER_S = 1.0  # a rank that has waited this long tells rank 0 where it stands, then each time the wait doubles
 _ENDING_S = 5.0  # a launcher takes less to end the ranks of an aborted job
@@ -54,6 +76,21 @@ class Kind(IntEnum):
     ENDING = 14
     QUESTION = 15
     ANSWER = 16
+    CREATE_SESSION = 17
+    EXTEND_SESSION = 18
+    REGISTER_GRAPH = 19
+    RUN_GRAPH = 20
+    STEP_DONE = 21
+    CANCEL_STEP = 22
+    RESET = 23
+    CLOSE_SESSION = 24
+    REPLY = 25
+    STEP_STATUS = 26
+    STEP_WAITS = 27
+    REJECTED = 28
+    GONE = 29
+    REST = 30
+    REST_OVER = 31
 
 
 _MESSAGE: dict[Kind, Any] = {
@@ -73,7 +110,25 @@ _MESSAGE: dict[Kind, Any] = {
     Kind.ENDING: Goodbye,
     Kind.BROKEN: ErrorRecord,
     Kind.TABLE: Table,
+    Kind.CREATE_SESSION: CreateSession,
+    Kind.EXTEND_SESSION: ExtendSession,
+    Kind.REGISTER_GRAPH: RegisterGraph,
+    Kind.RUN_GRAPH: RunGraph,
+    Kind.STEP_DONE: StepDone,
+    Kind.CANCEL_STEP: CancelStep,
+    Kind.RESET: Reset,
+    Kind.CLOSE_SESSION: CloseSession,
+    Kind.REPLY: Reply,
+    Kind.STEP_STATUS: StepStatus,
+    Kind.STEP_WAITS: StepStatus,
+    Kind.REJECTED: Rejected,
+    Kind.GONE: Gone,
+    Kind.REST: Rest,
+    Kind.REST_OVER: Rest,
 }
+_PARSE: dict[int, tuple[Kind, Any]] = {int(kind): (kind, message.FromString) for kind, message in _MESSAGE.items()}
+
+Handler = Callable[[int, Any], None]  # source, message
 
 
 class ControlPlane:
@@ -90,6 +145,11 @@ class ControlPlane:
         self.describe_rank = describe_rank
         self.mail: dict[Kind, deque[tuple[int, Any]]] = {kind: deque() for kind in Kind}
         self.broken: Exception | None = None
+        self.lost: dict[int, errors.UnavailableError] = {}  # ranks known to be gone, and how to say it
+        self.on_lost: list[Callable[[int, errors.UnavailableError], None]] = []
+        self.handlers: dict[Kind, Handler] = {Kind.GONE: self._hear_of_loss, Kind.REJECTED: self._hear_of_rejection}
+        self.progress = Progress(self.poll)
+        self._mail_lock = threading.Lock()
         self.status: Callable[[str], Status | None] = lambda waiting_for: None
         self.on_poll: Callable[[], None] = lambda: None
         self._others = [r for r in range(transport.size) if r != transport.rank]
@@ -98,7 +158,8 @@ class ControlPlane:
     def send(self, dest: int, kind: Kind, message: Any) -> None:
         """Send a message; to oneself it is put into the mail at once."""
         if dest == self.transport.rank:
-            self.mail[kind].append((dest, message))
+            with self._mail_lock:
+                self.mail[kind].append((dest, message))
         else:
             self.transport.send_control(dest, message.SerializeToString(), int(kind))
 
@@ -107,25 +168,87 @@ class ControlPlane:
         for dest in self._others:
             self.send(dest, kind, message)
 
-    def poll(self) -> None:
-        """Put arrived messages into the mail."""
-        while (message := self.transport.poll_control()) is not None:
-            kind = Kind(message.kind)
-            content = _MESSAGE[kind].FromString(message.payload)
-            if kind is Kind.BROKEN:
-                self.broken = self.broken or to_error(content, None)
-            elif kind is Kind.ENDING:
-                self._ending_until = time.perf_counter() + _ENDING_S
-            else:
-                self.mail[kind].append((message.source, content))
+    def poll(self) -> bool:
+        """Handle arrived messages or put them into the mail; True if there were any."""
+        message = self.transport.poll_control()
+        if message is None:
+            return False
+        while message is not None:
+            self.receive(message)
+            message = self.transport.poll_control()
+        return True
+
+    def receive(self, message: ControlMessage) -> None:
+        """Handle one message or put it into the mail."""
+        source = message.source
+        try:
+            kind, parse = _PARSE[message.kind]
+            content = parse(message.payload)
+        except (KeyError, DecodeError, UnicodeDecodeError) as error:
+            what = f"unknown kind {message.kind}" if isinstance(error, KeyError) else f"malformed {Kind(message.kind).name}"
+            self.reject(source, message.kind, errors.InvalidArgumentError(
+                f"control message of {len(message.payload)} bytes from {self.describe_rank(source)} refused: {what}.",
+                origin=self.describe_rank(self.transport.rank),
+            ))  # fmt: skip
+            return
+        handler = self.handlers.get(kind)
+        if handler is not None:
+            try:
+                handler(source, content)
+            except Exception as error:  # a service goes on
+                _log.exception("[r%d] %s from rank %d failed", self.transport.rank, kind.name, source)
+                self.reject(source, kind, error)
+        elif kind is Kind.BROKEN:
+            self.broken = self.broken or to_error(content, None)
+        elif kind is Kind.ENDING:
+            self._ending_until = time.perf_counter() + _ENDING_S
+        else:
+            with self._mail_lock:
+                self.mail[kind].append((source, content))
+
+    def reject(self, source: int, kind: int, error: Exception) -> None:
+        """Send a message back to whoever sent it: it can't be read, or nobody here knows what to do about it."""
+        if kind != Kind.REJECTED and source != self.transport.rank:
+            with contextlib.suppress(errors.OpError):
+                self.send(source, Kind.REJECTED, Rejected(kind=kind, error=to_record(error)))
+
+    def _hear_of_rejection(self, source: int, message: Rejected) -> None:
+        _log.error("[r%d] rank %d refused a message: %s", self.transport.rank, source, to_error(message.error, None))
+
+    def _hear_of_loss(self, source: int, message: Gone) -> None:
+        if 0 <= message.rank < self.transport.size and message.rank != self.transport.rank:
+            self._lose(message.rank)
+
+    def _lose(self, rank: int) -> None:
+        """Note that a rank is gone, and tell whoever has to do with it."""
+        if rank not in self.lost:
+            error = self.lost[rank] = errors.UnavailableError(
+                f"{self.describe_rank(rank)} is gone: its process has ended.",
+                hint="look for its last output (killed, out of memory, crash), then start the job again.",
+            )
+            for tell in list(self.on_lost):
+                tell(rank, error)
+
+    def look_for_losses(self) -> None:
+        """See whether processes of this host are gone; the other hosts' ranks are told. The job isn't broken by it."""
+        dead = self.transport.check_peers([r for r in self._others if r not in self.lost])
+        if dead is not None and time.perf_counter() > self._ending_until:
+            self._lose(dead)
+            for dest in self._others:
+                if dest not in self.lost:
+                    with contextlib.suppress(errors.OpError):
+                        self.send(dest, Kind.GONE, Gone(rank=dead))
 
     def take(self, kind: Kind, wanted: Callable[[int, Any], bool]) -> list[tuple[int, Any]]:
         """Take the messages of a kind that ``wanted(source, message)`` accepts out of the mail."""
-        box = self.mail[kind]
-        found = [(source, message) for source, message in box if wanted(source, message)]
-        if found:
-            self.mail[kind] = deque(item for item in box if not wanted(*item))
-        return found
+        if not self.mail[kind]:
+            return []
+        with self._mail_lock:
+            box = self.mail[kind]
+            found = [(source, message) for source, message in box if wanted(source, message)]
+            if found:
+                self.mail[kind] = deque(item for item in box if not wanted(*item))
+            return found
 
     def break_job(self, error: Exception) -> None:
         """Tell all ranks that the job can't go on, and why."""
@@ -174,7 +297,7 @@ class ControlPlane:
             If the job is broken, a rank is dead, or the deadline passed, which breaks the job for all ranks.
         """
         try:
-            wait_until(ready, what, timeout_s=timeout_s, on_idle=self.watch(what))
+            self.progress.wait(ready, what, timeout_s, self.watch(what))
         except errors.DeadlineExceededError as error:
             error.origin = self.describe_rank(self.transport.rank)
             self.break_job(error)

@@ -154,3 +154,199 @@ class Goodbye(_message.Message):
     calls: int
     history: int
     def __init__(self, calls: _Optional[int] = ..., history: _Optional[int] = ...) -> None: ...
+
+class CreateSession(_message.Message):
+    __slots__ = ("session", "target", "isolate", "where")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    ISOLATE_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    target: str
+    isolate: bool
+    where: str
+    def __init__(self, session: _Optional[int] = ..., target: _Optional[str] = ..., isolate: bool = ..., where: _Optional[str] = ...) -> None: ...
+
+class ExtendSession(_message.Message):
+    __slots__ = ("session", "graph_def", "foreign", "constants")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_DEF_FIELD_NUMBER: _ClassVar[int]
+    FOREIGN_FIELD_NUMBER: _ClassVar[int]
+    CONSTANTS_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    graph_def: bytes
+    foreign: _containers.RepeatedCompositeFieldContainer[TensorSpec]
+    constants: _containers.RepeatedCompositeFieldContainer[LargeConstant]
+    def __init__(self, session: _Optional[int] = ..., graph_def: _Optional[bytes] = ..., foreign: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., constants: _Optional[_Iterable[_Union[LargeConstant, _Mapping]]] = ...) -> None: ...
+
+class TensorSpec(_message.Message):
+    __slots__ = ("name", "dtype", "unknown_rank", "shape")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_RANK_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dtype: int
+    unknown_rank: bool
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[int] = ..., unknown_rank: bool = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class LargeConstant(_message.Message):
+    __slots__ = ("node", "tag")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    tag: int
+    def __init__(self, node: _Optional[str] = ..., tag: _Optional[int] = ...) -> None: ...
+
+class RegisterGraph(_message.Message):
+    __slots__ = ("session", "graph", "program")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_FIELD_NUMBER: _ClassVar[int]
+    PROGRAM_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    graph: int
+    program: ProgramDef
+    def __init__(self, session: _Optional[int] = ..., graph: _Optional[int] = ..., program: _Optional[_Union[ProgramDef, _Mapping]] = ...) -> None: ...
+
+class ProgramDef(_message.Message):
+    __slots__ = ("num_slots", "devices", "nodes", "transfers", "instructions", "constants")
+    NUM_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    TRANSFERS_FIELD_NUMBER: _ClassVar[int]
+    INSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    CONSTANTS_FIELD_NUMBER: _ClassVar[int]
+    num_slots: int
+    devices: _containers.RepeatedScalarFieldContainer[str]
+    nodes: _containers.RepeatedScalarFieldContainer[str]
+    transfers: _containers.RepeatedCompositeFieldContainer[TransferDef]
+    instructions: _containers.RepeatedCompositeFieldContainer[InstructionDef]
+    constants: _containers.RepeatedCompositeFieldContainer[ConstantDef]
+    def __init__(self, num_slots: _Optional[int] = ..., devices: _Optional[_Iterable[str]] = ..., nodes: _Optional[_Iterable[str]] = ..., transfers: _Optional[_Iterable[_Union[TransferDef, _Mapping]]] = ..., instructions: _Optional[_Iterable[_Union[InstructionDef, _Mapping]]] = ..., constants: _Optional[_Iterable[_Union[ConstantDef, _Mapping]]] = ...) -> None: ...
+
+class TransferDef(_message.Message):
+    __slots__ = ("index", "tensor", "src_rank", "dst_rank", "src", "reason")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    SRC_RANK_FIELD_NUMBER: _ClassVar[int]
+    DST_RANK_FIELD_NUMBER: _ClassVar[int]
+    SRC_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    tensor: TensorSpec
+    src_rank: int
+    dst_rank: int
+    src: str
+    reason: str
+    def __init__(self, index: _Optional[int] = ..., tensor: _Optional[_Union[TensorSpec, _Mapping]] = ..., src_rank: _Optional[int] = ..., dst_rank: _Optional[int] = ..., src: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class InstructionDef(_message.Message):
+    __slots__ = ("kind", "node", "device", "inputs", "outputs", "output", "from_space", "to_space")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    FROM_SPACE_FIELD_NUMBER: _ClassVar[int]
+    TO_SPACE_FIELD_NUMBER: _ClassVar[int]
+    kind: int
+    node: int
+    device: int
+    inputs: _containers.RepeatedScalarFieldContainer[int]
+    outputs: _containers.RepeatedScalarFieldContainer[int]
+    output: int
+    from_space: str
+    to_space: str
+    def __init__(self, kind: _Optional[int] = ..., node: _Optional[int] = ..., device: _Optional[int] = ..., inputs: _Optional[_Iterable[int]] = ..., outputs: _Optional[_Iterable[int]] = ..., output: _Optional[int] = ..., from_space: _Optional[str] = ..., to_space: _Optional[str] = ...) -> None: ...
+
+class ConstantDef(_message.Message):
+    __slots__ = ("slot", "node", "device")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    node: int
+    device: int
+    def __init__(self, slot: _Optional[int] = ..., node: _Optional[int] = ..., device: _Optional[int] = ...) -> None: ...
+
+class RunGraph(_message.Message):
+    __slots__ = ("graph", "step", "tag")
+    GRAPH_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    graph: int
+    step: int
+    tag: int
+    def __init__(self, graph: _Optional[int] = ..., step: _Optional[int] = ..., tag: _Optional[int] = ...) -> None: ...
+
+class StepDone(_message.Message):
+    __slots__ = ("step", "error", "dead")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    DEAD_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    error: ErrorRecord
+    dead: bool
+    def __init__(self, step: _Optional[int] = ..., error: _Optional[_Union[ErrorRecord, _Mapping]] = ..., dead: bool = ...) -> None: ...
+
+class CancelStep(_message.Message):
+    __slots__ = ("step",)
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    def __init__(self, step: _Optional[int] = ...) -> None: ...
+
+class Reset(_message.Message):
+    __slots__ = ("request", "containers")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    CONTAINERS_FIELD_NUMBER: _ClassVar[int]
+    request: int
+    containers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request: _Optional[int] = ..., containers: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CloseSession(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    def __init__(self, session: _Optional[int] = ...) -> None: ...
+
+class Reply(_message.Message):
+    __slots__ = ("request", "error")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    request: int
+    error: ErrorRecord
+    def __init__(self, request: _Optional[int] = ..., error: _Optional[_Union[ErrorRecord, _Mapping]] = ...) -> None: ...
+
+class StepStatus(_message.Message):
+    __slots__ = ("step", "waiting_for")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    waiting_for: str
+    def __init__(self, step: _Optional[int] = ..., waiting_for: _Optional[str] = ...) -> None: ...
+
+class Rejected(_message.Message):
+    __slots__ = ("kind", "error")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    kind: int
+    error: ErrorRecord
+    def __init__(self, kind: _Optional[int] = ..., error: _Optional[_Union[ErrorRecord, _Mapping]] = ...) -> None: ...
+
+class Gone(_message.Message):
+    __slots__ = ("rank",)
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    def __init__(self, rank: _Optional[int] = ...) -> None: ...
+
+class Rest(_message.Message):
+    __slots__ = ("round", "resting", "busy_with")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    RESTING_FIELD_NUMBER: _ClassVar[int]
+    BUSY_WITH_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    resting: bool
+    busy_with: str
+    def __init__(self, round: _Optional[int] = ..., resting: bool = ..., busy_with: _Optional[str] = ...) -> None: ...

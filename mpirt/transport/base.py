@@ -161,14 +161,73 @@ class Transport(Protocol):
 
 
 _SPIN_S = 50e-6
-_YIELD_S = 150e-6  # ends this long after the wait began
-_IDLE_EVERY_S = 100e-6
+_YIELD_S = 150e-6  # ends this long after the wait began, or something happened
+IDLE_EVERY_S = 100e-6
 _SHORTEST_SLEEP_S, _LONGEST_SLEEP_S, _SLEEP_GROWTH = 50e-6, 1e-3, 1.5
 
 
 def log_stall(report: str) -> None:
     """Tell of a wait that takes long: a warning of the ``mpirt`` logger."""
     _log.warning("%s", report)
+
+
+class Patience:
+    """One wait while it lasts: how to pass the time, when to report, when to give up.
+
+    Parameters
+    ----------
+    what : says what is waited for ("tensor 'w:0' of step 17 from rank 2"); called only for a report or an error
+    timeout_s : deadline in seconds, 0 = none; default is the setting MPIRT_TIMEOUT_S
+    stall : is given a report after MPIRT_STALL_S seconds, and again each time the wait has doubled
+    """
+
+    __slots__ = ("start", "_what", "_timeout_s", "_deadline_s", "_next_report_s", "_stall", "_busy", "_pause_s")
+
+    def __init__(self, what: Callable[[], str], timeout_s: float | None = None, stall: Callable[[str], None] = log_stall) -> None:
+        self.start = self._busy = time.perf_counter()
+        self._what = what
+        self._timeout_s = timeout_s
+        self._deadline_s: float = config.get("MPIRT_TIMEOUT_S") if timeout_s is None else timeout_s
+        self._next_report_s: float = config.get("MPIRT_STALL_S")
+        self._stall = stall
+        self._pause_s = _SHORTEST_SLEEP_S
+
+    def check(self) -> float:
+        """Report if it is time to; returns the time, as ``time.perf_counter()``.
+
+        Raises
+        ------
+        DeadlineExceededError
+            When the deadline has passed.
+        """
+        now = time.perf_counter()
+        elapsed_s = now - self.start
+        if 0 < self._deadline_s <= elapsed_s:
+            raise DeadlineExceededError(
+                f"waited {elapsed_s:.1f} s for {self._what()}; the deadline was {self._deadline_s:g} s.",
+                hint="find out what the other side does meanwhile (its log, its stall reports), "
+                + ("or set MPIRT_TIMEOUT_S higher (0 = no deadline)." if self._timeout_s is None else "or allow more time."),
+            )
+        if 0 < self._next_report_s <= elapsed_s:
+            self._next_report_s = 2 * elapsed_s
+            self._stall(f"waiting for {self._what()} since {elapsed_s:.1f} s")
+        return now
+
+    def pause(self, now: float, sleep: Callable[[float], object] = time.sleep) -> None:
+        """Let some time pass: none for 50 us after the start (or `awake`), then a yield, then longer and longer sleeps."""
+        idle_s = now - self._busy
+        if idle_s < _SPIN_S:
+            return
+        if idle_s < _YIELD_S:
+            os.sched_yield()
+        else:
+            sleep(self._pause_s)
+            self._pause_s = min(self._pause_s * _SLEEP_GROWTH, _LONGEST_SLEEP_S)
+
+    def awake(self) -> None:
+        """Something happened: more may follow soon."""
+        self._busy = time.perf_counter()
+        self._pause_s = _SHORTEST_SLEEP_S
 
 
 def wait_until(
@@ -184,11 +243,9 @@ def wait_until(
     Parameters
     ----------
     ready : tested once before anything else, so a wait for what is there already costs next to nothing
-    what : says what is waited for ("tensor 'w:0' of step 17 from rank 2"); called only for a report or an error
-    timeout_s : deadline in seconds, 0 = none; default is the setting MPIRT_TIMEOUT_S
+    what, timeout_s, stall : see `Patience`
     on_idle : called every 100 us or, once the wait sleeps, after each sleep; it polls control messages and the peers, and
         what it raises ends the wait
-    stall : is given a report after MPIRT_STALL_S seconds, and again each time the wait has doubled
 
     Raises
     ------
@@ -201,35 +258,21 @@ def wait_until(
     """
     if ready():
         return
-    start = now = time.perf_counter()
-    while now - start < _SPIN_S:
+    now = time.perf_counter()
+    end = now + _SPIN_S
+    while now < end:
         if ready():
             return
         now = time.perf_counter()
 
-    deadline_s = config.get("MPIRT_TIMEOUT_S") if timeout_s is None else timeout_s
-    next_report_s = config.get("MPIRT_STALL_S")
-    pause_s = _SHORTEST_SLEEP_S
+    patience = Patience(what, timeout_s, stall)
+    patience.start -= _SPIN_S
     next_idle = now
     while True:
         if on_idle is not None and now >= next_idle:
-            next_idle = now + _IDLE_EVERY_S
+            next_idle = now + IDLE_EVERY_S
             on_idle()
         if ready():
             return
-        elapsed_s = now - start
-        if 0 < deadline_s <= elapsed_s:
-            raise DeadlineExceededError(
-                f"waited {elapsed_s:.1f} s for {what()}; the deadline was {deadline_s:g} s.",
-                hint="find out what the other side does meanwhile (its log, its stall reports), "
-                + ("or set MPIRT_TIMEOUT_S higher (0 = no deadline)." if timeout_s is None else "or allow more time."),
-            )
-        if 0 < next_report_s <= elapsed_s:
-            stall(f"waiting for {what()} since {elapsed_s:.1f} s")
-            next_report_s = 2 * elapsed_s
-        if elapsed_s < _YIELD_S:
-            os.sched_yield()
-        else:
-            time.sleep(pause_s)
-            pause_s = min(pause_s * _SLEEP_GROWTH, _LONGEST_SLEEP_S)
-        now = time.perf_counter()
+        now = patience.check()
+        patience.pause(now)

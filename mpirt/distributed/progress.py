@@ -1,0 +1,187 @@
+"""The progress engine: one thread at a time moves everything on, for all threads of the process.
+
+Whoever waits may lead. The leader polls the control messages, carries on what was suspended (steps that other ranks'
+masters started here), tests what the other waiting threads wait for, and wakes them. The others sleep meanwhile: two threads
+that poll at once take the interpreter lock from each other for milliseconds. Guarantees:
+
+- a wait returns when its condition holds, whichever thread found out;
+- what is carried on, and every handler of a control message, runs under the leadership: never two at once;
+- a leader whose wait is over goes; a follower or the service thread takes over within a millisecond.
+
+Owns: who polls, and how waits share it. Does not own: messages (``control``), what is carried on (``worker``).
+Background: progress in MPI-4.0 section 2.9 is made by whoever calls; the same idea one floor up.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from mpirt.transport.base import IDLE_EVERY_S, Patience
+
+_FOLLOW_S = 1e-3  # a follower looks this often whether the leadership has become vacant
+_SHORTEST_NAP_S, _LONGEST_NAP_S, _NAP_GROWTH = 50e-6, 1e-3, 1.5
+_BESIDE_A_LEADER_S = 5e-3
+
+
+class _Follower:
+    """A thread that sleeps while another one leads."""
+
+    __slots__ = ("ready", "bell", "done", "error")
+
+    def __init__(self, ready: Callable[[], bool]) -> None:
+        self.ready = ready
+        self.bell = threading.Lock()
+        self.bell.acquire()
+        self.done = False
+        self.error: Exception | None = None
+
+
+class Progress:
+    """The progress of one process.
+
+    Parameters
+    ----------
+    poll : handles the control messages that have come; True if there were any
+    """
+
+    def __init__(self, poll: Callable[[], bool]) -> None:
+        self._poll = poll
+        self._leading = threading.Lock()
+        self._followers: list[_Follower] = []
+        self._suspended: list[tuple[Callable[[], bool], Callable[[], None]]] = []
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        self._napping = False
+        self._woke_others = False
+        self.eager = 0  # while positive, every turn of a wait polls control messages, not only one in 100 us
+
+    def wait(
+        self,
+        ready: Callable[[], bool],
+        what: Callable[[], str],
+        timeout_s: float | None = None,
+        on_idle: Callable[[], None] | None = None,
+    ) -> None:
+        """Wait until ``ready()`` is true; see ``transport.base.wait_until`` for the parameters.
+
+        Raises
+        ------
+        DeadlineExceededError
+            After ``timeout_s``; and what ``ready`` and ``on_idle`` raise.
+        """
+        if ready():
+            return
+        patience = Patience(what, timeout_s)
+        follower = None
+        while True:
+            if self._leading.acquire(False):
+                try:
+                    if self._lead(ready, patience, on_idle):
+                        return
+                finally:
+                    self._leading.release()
+            if follower is None:
+                follower = _Follower(ready)
+            self._follow(follower)
+            if follower.error is not None:
+                raise follower.error
+            if follower.done:
+                return
+            patience.check()
+
+    def when(self, ready: Callable[[], bool], go: Callable[[], None]) -> None:
+        """Call ``go()`` once ``ready()`` is true, by whichever thread leads then. Only under the leadership."""
+        self._suspended.append((ready, go))
+
+    def ring(self) -> None:
+        """Something that a wait may be for has come about in this process: look at once."""
+        if self._napping:
+            try:
+                self._bell.release()
+            except RuntimeError:  # another thread has rung it
+                pass
+
+    @contextmanager
+    def leadership(self) -> Iterator[None]:
+        """Keep everything else from being carried on meanwhile."""
+        with self._leading:
+            yield
+
+    def serve(self, stopped: Callable[[], bool]) -> None:
+        """What a service thread does: lead whenever nobody else does. It sleeps without leading, so that a wait can begin at once."""
+        pause_s = _SHORTEST_NAP_S
+        while not stopped():
+            if not self._leading.acquire(False):
+                time.sleep(_BESIDE_A_LEADER_S)
+                continue
+            try:
+                busy = self._turn()
+            finally:
+                self._leading.release()
+            pause_s = _SHORTEST_NAP_S if busy else min(pause_s * _NAP_GROWTH, _LONGEST_NAP_S)
+            time.sleep(pause_s)
+
+    def _lead(self, ready: Callable[[], bool], patience: Patience, on_idle: Callable[[], None] | None) -> bool:
+        """Move everything on until ``ready()`` (True), or until others were woken, who then lead (False)."""
+        next_idle = 0.0
+        while True:
+            now = patience.check()
+            idle = now >= next_idle
+            if (idle or self.eager or self._suspended or self._followers) and self._turn():
+                patience.awake()
+            if ready():
+                return True
+            if self._woke_others:
+                self._woke_others = False
+                return False
+            if idle:
+                next_idle = now + IDLE_EVERY_S
+                if on_idle is not None:
+                    on_idle()
+            patience.pause(now, self._nap)
+
+    def _turn(self) -> bool:
+        """Look at everything once; True if something had happened."""
+        busy = self._poll()
+        if self._suspended:
+            for item in self._suspended.copy():
+                ready, go = item
+                if _holds(ready):
+                    self._suspended.remove(item)
+                    go()
+                    busy = True
+        if self._followers:
+            for follower in self._followers.copy():
+                try:
+                    follower.done = follower.done or follower.ready()
+                except Exception as error:  # it is the follower's
+                    follower.error = error
+                if follower.done or follower.error is not None:
+                    self._woke_others = busy = True
+                    self._followers.remove(follower)
+                    follower.bell.release()
+        return busy
+
+    def _follow(self, follower: _Follower) -> None:
+        self._followers.append(follower)
+        if not follower.bell.acquire(timeout=_FOLLOW_S):
+            try:
+                self._followers.remove(follower)
+            except ValueError:  # the leader has just found it ready and rings
+                follower.bell.acquire()
+
+    def _nap(self, seconds: float) -> None:
+        self._napping = True
+        self._bell.acquire(timeout=seconds)
+        self._napping = False
+
+
+def _holds(ready: Callable[[], bool]) -> bool:
+    """Whether it is ready; a failure counts, which whoever goes on will meet again."""
+    try:
+        return ready()
+    except Exception:
+        return True
