@@ -192,12 +192,12 @@ class TensorSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[int] = ..., unknown_rank: bool = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class LargeConstant(_message.Message):
-    __slots__ = ("node", "tag")
-    NODE_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("tensor", "tag")
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
-    node: str
+    tensor: TensorSpec
     tag: int
-    def __init__(self, node: _Optional[str] = ..., tag: _Optional[int] = ...) -> None: ...
+    def __init__(self, tensor: _Optional[_Union[TensorSpec, _Mapping]] = ..., tag: _Optional[int] = ...) -> None: ...
 
 class RegisterGraph(_message.Message):
     __slots__ = ("session", "graph", "program")

@@ -35,12 +35,12 @@ def to_graph_def(graph: Graph, from_index: int = 0, add_shapes: bool = False) ->
             shapes = node.attr["_output_shapes"].list
             shapes.shape.extend([TensorShape(t.static_shape).as_proto() for t in op.outputs])
         proto.node.append(node)
-    for body in _bodies(graph.operations_from(from_index)).values():
+    for body in bodies(graph.operations_from(from_index)).values():
         proto.library.function.append(to_function_def(body))
     return proto
 
 
-def _bodies(operations: Iterable[Operation]) -> dict[str, Function]:
+def bodies(operations: Iterable[Operation]) -> dict[str, Function]:
     """All bodies of ``operations``, and of the operations in them."""
     found: dict[str, Function] = {}
     waiting = list(operations)[::-1]
@@ -301,6 +301,30 @@ def import_graph_def(
     if return_elements is None:
         return None
     return [_returned(made, element, mapped) for element in return_elements]
+
+
+def import_nodes(graph: Graph, graph_def: Any, made: dict[str, Operation], mapped: Mapping[str, Tensor]) -> None:
+    """Add nodes to ``graph`` whose inputs come before them, are in ``made`` by name, or in ``mapped`` by tensor name.
+
+    New operations are added to ``made``.
+
+    Raises
+    ------
+    InvalidArgumentError, NotFoundError
+        As `import_graph_def`; and if a node of that name is in ``made`` already.
+    """
+    library = _Library(graph_def)
+    with graph.as_default(), graph.name_scope(None):
+        for node in graph_def.node:
+            if node.name in made:
+                raise errors.InvalidArgumentError(f"node {node.name!r} comes twice.")
+            for text in node.input:
+                if _tensor_key(text) not in mapped and text.removeprefix("^").partition(":")[0] not in made:
+                    raise errors.InvalidArgumentError(f"node {node.name!r} has input {text!r}, which is not there.")
+            op = _import_node(graph, node, made, mapped, "", library)
+            if op.name != node.name:
+                raise errors.InvalidArgumentError(f"node {node.name!r} differs from another one only by case.")
+            made[node.name] = op
 
 
 def _tensor_key(name: str) -> str:
