@@ -26,7 +26,7 @@ LAYERS = [
     ("gradients", "control_flow_gradients", "compiler"),
     ("runtime",),
     ("distributed",),
-    ("session", "feeds", "fetches"),
+    ("session", "fetches"),
     ("train", "profiler"),
     ("cli", "__main__"),
     # The front door, mpirt/__init__.py, and TensorFlow's public namespaces (tf.nn, tf.math): they gather names.

@@ -9,7 +9,7 @@ rank 0 asks all ranks how the call ended for them.
 Where ranks don't make the same calls, somebody waits in vain. Whoever waits long tells rank 0 what it is doing
 (``Status``); rank 0 compares that with the others' calls, also those that they have left behind, and breaks the job with
 one error that names both sides.
-Does not own: compiling and running (``session``), messages and waits (``control``).
+Does not own: compiling and running (``collective_session``), messages and waits (``control``).
 """
 
 from __future__ import annotations

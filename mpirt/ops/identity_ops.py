@@ -1,6 +1,6 @@
 """Placeholders, and the operations that pass a tensor on: identity, stop_gradient, checks.
 
-Neighbours: ``array_ops`` (shapes and changes of shape), ``session`` (feeds, and the check that placeholders are fed).
+Neighbours: ``array_ops`` (shapes and changes of shape), ``planning`` (the check that placeholders are fed).
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import pytest
 import mpirt as tf
 from mpirt.cluster.rank_table import RankTable
 from mpirt.distributed.cluster import Cluster
+from mpirt.distributed.results import as_results
 from mpirt.graph.graph import Tensor
 from tests.loopback.simulated_ranks import Traffic, values
 
@@ -267,8 +268,6 @@ def test_a_fed_array_may_be_overwritten_as_soon_as_run_returns(seed: int) -> Non
 
 
 def test_a_result_that_nobody_else_holds_is_handed_over_without_a_copy() -> None:
-    from mpirt import session as module
-
     def script(rank: int, cluster: Cluster) -> Any:
         with worker(0):
             v = tf.Variable(np.ones(1000))
@@ -277,8 +276,8 @@ def test_a_result_that_nobody_else_holds_is_handed_over_without_a_copy() -> None
             session.run(v.initializer)
             results = [np.full(1000, 7.0)]
             alone = results[0].__array_interface__["data"]
-            shared = module._results([v_held := np.ones(3)], [False])[0] is not v_held
-            kept = module._results(results, [False])[0].__array_interface__["data"] == alone
+            shared = as_results([v_held := np.ones(3)], [False])[0] is not v_held
+            kept = as_results(results, [False])[0].__array_interface__["data"] == alone
             return kept, shared, session.run(y).tolist() == [2.0] * 1000
 
     assert values(1, script, {"worker": 1}) == [(True, True, True)]

@@ -164,7 +164,7 @@ def test_in_a_session_no_array_of_an_emulated_gpu_is_one_of_the_hosts(
 
 
 def _cell(session: Any, name: str) -> Any:
-    return session._state.resources.lookup_or_create(Task("worker", 1), "", name, lambda n: None).read()
+    return session._runner._state.resources.lookup_or_create(Task("worker", 1), "", name, lambda n: None).read()
 
 
 # --------------------------------------------------------------------------------------------------- a GPU, on a fake cupy
@@ -309,7 +309,7 @@ def test_a_step_copies_to_a_gpu_and_back_and_runs_kernels_in_its_stream(cupy: Fa
 
 def test_kernels_see_the_array_namespace_of_their_device(cupy: FakeCupy) -> None:
     cluster = Cluster(LoopbackTransport(), ClusterSpec({"worker": 1}))
-    state = tf.Session(cluster=cluster)._state
+    state = tf.Session(cluster=cluster)._runner._state  # type: ignore[attr-defined]
     op = tf.constant(1.0).op
     devices = [DeviceName(Task("worker", 0), kind, 0) for kind in ("CPU", "GPU")]
     assert [state.context(op, device).xp for device in devices] == [np, cupy]

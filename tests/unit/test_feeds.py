@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import mpirt as tf
-from mpirt.feeds import feed_array, feed_tensors
 from mpirt.graph.graph import Graph, Tensor
+from mpirt.runtime.feeds import feed_array, feed_tensors
 
 
 @pytest.fixture(autouse=True)

@@ -127,6 +127,56 @@ def test_a_closed_session_refuses_to_run_and_closing_twice_is_fine() -> None:
         inside.run(x)
 
 
+def test_steps_of_several_threads_reach_the_runner_at_once() -> None:
+    x, y = tf.constant(1), tf.constant(2)
+    both = threading.Barrier(2, timeout=20)
+
+    class Runner:
+        def run(self, leaves: Any, feeds: Any, deadline: Any) -> list[Any]:
+            both.wait()  # passed only if the other thread's step is under way too
+            return [leaf.name for leaf in leaves]
+
+        def close(self) -> None:
+            pass
+
+    with tf.Session() as session:
+        session._runner = Runner()  # type: ignore[assignment]
+        found: dict[str, Any] = {}
+        threads = [threading.Thread(target=lambda t=t: found.update({t.name: session.run(t)})) for t in (x, y)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == {x.name: x.name, y.name: y.name}
+
+
+def test_closing_waits_for_the_step_under_way_and_refuses_those_behind_it() -> None:
+    under_way, go_on = threading.Event(), threading.Event()
+
+    def wait() -> np.int64:
+        under_way.set()
+        assert go_on.wait(20)
+        return np.int64(7)
+
+    slow, x = tf.py_func(wait, [], tf.int64), tf.constant(1)
+    session = tf.Session()
+    session.run(x)
+    found: list[Any] = []
+    running = threading.Thread(target=lambda: found.append(session.run(slow)))
+    running.start()
+    assert under_way.wait(20)
+    closing = threading.Thread(target=lambda: (session.close(), found.append("closed")))
+    closing.start()
+    closing.join(0.05)
+    assert closing.is_alive() and found == []
+    go_on.set()
+    running.join()
+    closing.join()
+    assert sorted(found, key=str) == [7, "closed"]
+    with pytest.raises(RuntimeError, match="^Attempted to use a closed Session.$"):
+        session._runner.run((x,), {}, None)  # a step that passed the session's own check before it was closed
+
+
 def test_the_graph_may_grow_between_runs_until_it_is_finalized(graph: Graph) -> None:
     session = tf.Session()
     x: Any = tf.constant(1)

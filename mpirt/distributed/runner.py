@@ -1,0 +1,112 @@
+"""What a session runs its steps by: one interface for all run modes, and the deadline that a step may have.
+
+A session checks what it is given and shapes the result; between the two stands a ``Runner``: ``collective_session`` for
+sessions that every rank makes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mpirt import errors
+from mpirt.compiler.placer import DeviceName
+from mpirt.graph.graph import Operation, Tensor
+
+Leaves = tuple[Tensor | Operation, ...]  # what is fetched, flat, each once
+
+_NO_TIME_LEFT_S = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When a step must have ended, because its user allows no more time.
+
+    Attributes
+    ----------
+    end : in seconds of ``time.perf_counter``
+    timeout_s : what the user allowed
+    """
+
+    end: float
+    timeout_s: float
+
+    @classmethod
+    def after(cls, timeout_s: float) -> Deadline:
+        """The deadline ``timeout_s`` from now."""
+        return cls(time.perf_counter() + timeout_s, timeout_s)
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds left; once it is over a very small number, never 0, which means "for ever" to ``wait_until``."""
+        return max(self.end - time.perf_counter(), _NO_TIME_LEFT_S)
+
+    def exceeded(self, what: str) -> errors.DeadlineExceededError:
+        """The user's error for a step that was still waiting for ``what``."""
+        return errors.DeadlineExceededError(
+            f"the step did not end within its timeout of {self.timeout_s:g} s; it was waiting for {what}.",
+            hint="find out what the other side does meanwhile, or allow more time (operation_timeout_in_ms of the session's"
+            " config, timeout_in_ms of RunOptions).",
+        )
+
+
+class Runner(Protocol):
+    """Runs the steps of one session. Its methods may be called from several threads at once."""
+
+    @property
+    def num_signatures(self) -> int:
+        """How many different steps have been compiled."""
+
+    def run(self, leaves: Leaves, feeds: dict[Tensor, Any], deadline: Deadline | None) -> list[Any]:
+        """One step.
+
+        Parameters
+        ----------
+        leaves : what to fetch, at least one
+        feeds : values as the user gave them
+        deadline : None for as long as it takes
+
+        Returns
+        -------
+        list : values of ``leaves`` as the user gets them (see ``results``), None where there is none
+
+        Raises
+        ------
+        RuntimeError
+            If the runner is closed.
+        TypeError, ValueError, OpError
+            The user's error: a feed that doesn't fit, or what failed, wherever that was.
+        """
+
+    def placement(self) -> dict[Operation, DeviceName]:
+        """Device of every operation of the graph; those of steps that have run have the place they ran in.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If an operation can't be placed.
+        """
+
+    def traffic(self, leaves: Leaves, feed_keys: Collection[Tensor]) -> dict[str, int]:
+        """``messages`` and ``nbytes`` that cross ranks in one step of a signature that has run; unknown sizes count as 0.
+
+        Raises
+        ------
+        FailedPreconditionError
+            If it has not run.
+        """
+
+    def close(self) -> None:
+        """Free what the session holds, once the step under way is over. Closing again does nothing."""
+
+
+def closed_error() -> RuntimeError:
+    """The error of whoever runs a closed session."""
+    return RuntimeError("Attempted to use a closed Session.")
+
+
+def not_run_error() -> errors.FailedPreconditionError:
+    """The error of whoever asks about a signature that has not run."""
+    return errors.FailedPreconditionError("this signature has not run in this session yet.", hint="run it once first.")
