@@ -23,6 +23,8 @@ from mpirt.transport.base import IDLE_EVERY_S, Patience, log_stall
 
 _log = logging.getLogger("mpirt")
 _FOLLOW_S = 1e-3  # a follower looks this often whether the leadership has become vacant
+# Two ranks that talk to each other must not both begin to sleep: a sleep takes 0.1 ms at least, and is the other's reason for one.
+_YIELD_S = 1e-3
 _SHORTEST_NAP_S, _LONGEST_NAP_S, _NAP_GROWTH = 50e-6, 1e-3, 1.5
 _BESIDE_A_LEADER_S = 5e-3
 
@@ -57,6 +59,7 @@ class Progress:
         self._bell.acquire()
         self._napping = False
         self._woke_others = False
+        self._in_service = False  # whether the leader is the service thread
         self.eager: set[object] = set()  # while not empty, every turn of a wait polls control messages, not only one in 100 us
 
     def wait(
@@ -76,10 +79,10 @@ class Progress:
         """
         if ready():
             return
-        patience = Patience(what, timeout_s, stall)
+        patience = Patience(what, timeout_s, stall, _YIELD_S)
         follower = None
         while True:
-            if self._leading.acquire(False):
+            if self._leading.acquire(False) or (self._in_service and self._leading.acquire(timeout=_FOLLOW_S)):
                 try:
                     if self._lead(ready, patience, on_idle):
                         return
@@ -142,11 +145,13 @@ class Progress:
             if not self._leading.acquire(False):
                 time.sleep(_BESIDE_A_LEADER_S)
                 continue
+            self._in_service = True  # for a moment only: whoever wants to lead waits
             try:
                 busy = self._turn()
                 if not busy:
                     watch()
             finally:
+                self._in_service = False
                 self._leading.release()
             pause_s = _SHORTEST_NAP_S if busy else min(pause_s * _NAP_GROWTH, _LONGEST_NAP_S)
             time.sleep(pause_s)

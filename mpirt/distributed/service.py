@@ -19,7 +19,7 @@ from mpirt.distributed.master import Master
 from mpirt.distributed.worker import Worker
 from mpirt.runtime.rendezvous import Abandoned
 
-_SWITCH_INTERVAL_S = 2e-4  # Python's own 5 ms would keep the service thread waiting that long beside a busy script
+_SWITCH_INTERVAL_S = 2e-4
 _PYTHONS_INTERVAL_S = 5e-3
 
 
