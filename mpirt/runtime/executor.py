@@ -246,10 +246,11 @@ class Executor:
         values = self._template.copy()
         for slot, value in feeds.items():
             values[slot] = value
-        position, pending = self._interpret(values, 0, None)
-        while pending is not None:
-            self._block(block, position, pending)
-            position, pending = self._interpret(values, position, pending)
+        with np.errstate(all="ignore"):
+            position, pending = self._interpret(values, 0, None)
+            while pending is not None:
+                self._block(block, position, pending)
+                position, pending = self._interpret(values, position, pending)
         return [None if slot == NO_SLOT else values[slot] for slot in self.program.fetches]
 
     def start(self, feeds: Mapping[int, Any]) -> None:
@@ -263,6 +264,8 @@ class Executor:
 
     def advance(self) -> bool:
         """Carry the step on until its end (True), or until it is blocked on something (False), which has come when this is called again.
+
+        The caller sets numpy's ``errstate``, once for many steps.
 
         Raises
         ------
@@ -297,28 +300,27 @@ class Executor:
         if position:
             calls.__setstate__(position)  # type: ignore[attr-defined]  # of a list's iterator: where it goes on
         try:
-            with np.errstate(all="ignore"):
-                if pending is not None:
-                    _, _, out, frees = next(calls)
-                    _store(values, out, pending.result(), frees)
-                for call, ins, out, frees in calls:
-                    if len(ins) == 2:  # most calls have one or two inputs; a list of them costs as much as a small kernel
-                        a, b = ins
-                        result = call(values[a], values[b])
-                    elif len(ins) == 1:
-                        result = call(values[ins[0]])
-                    else:
-                        result = call(*[values[i] for i in ins])
-                    if out.__class__ is int:
-                        if out >= 0:
-                            values[out] = result
-                    else:
-                        for slot, item in zip(out, result, strict=True):
-                            if slot >= 0:
-                                values[slot] = item
-                    if frees:
-                        for slot in frees:
-                            values[slot] = None
+            if pending is not None:
+                _, _, out, frees = next(calls)
+                _store(values, out, pending.result(), frees)
+            for call, ins, out, frees in calls:
+                if len(ins) == 2:  # most calls have one or two inputs; a list of them costs as much as a small kernel
+                    a, b = ins
+                    result = call(values[a], values[b])
+                elif len(ins) == 1:
+                    result = call(values[ins[0]])
+                else:
+                    result = call(*[values[i] for i in ins])
+                if out.__class__ is int:
+                    if out >= 0:
+                        values[out] = result
+                else:
+                    for slot, item in zip(out, result, strict=True):
+                        if slot >= 0:
+                            values[slot] = item
+                if frees:
+                    for slot in frees:
+                        values[slot] = None
         except Blocked as blocked:
             return self._reached(calls), blocked.pending
         except DeadTensor:
