@@ -343,7 +343,9 @@ OWN_SIGNATURES = {
 # Arguments of one function that mpirt leaves out: (function, argument) -> reason.
 LEFT_OUT: dict[tuple[str, str], str] = {}
 # Defaults that differ: (function, argument) -> reason.
-OTHER_SIGNATURE_DEFAULTS: dict[tuple[str, str], str] = {}
+OTHER_SIGNATURE_DEFAULTS: dict[tuple[str, str], str] = {
+    ("train.Server", "server_or_cluster_def"): "the running cluster: ranks know it",
+}
 
 
 def _lookup(dotted: str) -> Any:
