@@ -67,11 +67,12 @@ class KernelContext:
         self._executions = itertools.count()
         self._entropy: list[int] | None = None
 
-    def resource(self, factory: Callable[[str], Any]) -> Any:
+    def resource(self, factory: Callable[[str], Any], private: bool = False) -> Any:
         """The state of this op on its task; see ``graph.op_def.KernelContext``."""
         attrs = self.op.attrs
-        name = attrs.get("shared_name") or self.op.qualified_name
-        return self._state.resources.lookup_or_create(self._device.task, attrs.get("container", ""), name, factory)
+        shared_name = attrs.get("shared_name")
+        resources = self._state.private if private and not shared_name else self._state.resources
+        return resources.lookup_or_create(self._device.task, attrs.get("container", ""), shared_name or self.op.qualified_name, factory)
 
     def rng(self, seed: int, seed2: int) -> np.random.Generator:
         """Stream of this execution: Philox keyed by the seeds, counted by the executions of this op."""
@@ -103,10 +104,17 @@ class KernelContext:
 
 
 class SessionState:
-    """What one session keeps on this rank: resources, kernel contexts, compiled bodies."""
+    """What one session keeps on this rank: resources, kernel contexts, compiled bodies.
+
+    Parameters
+    ----------
+    resources : those of the tasks, which sessions share; the session's own are in ``private``
+    devices : of the tasks
+    """
 
     def __init__(self, resources: ResourceManager, devices: Devices) -> None:
         self.resources = resources
+        self.private = ResourceManager()
         self.devices = devices
         self._contexts: dict[tuple[Operation, DeviceName], KernelContext] = {}
         self._bodies: dict[tuple[Function, DeviceName], Callable[[Sequence[Any]], list[Any]]] = {}
