@@ -1,11 +1,14 @@
 """Sessions: check what is asked for, have a runner run it, shape the result.
 
-Under ``mpirun`` a session is collective: every rank calls ``run`` with the same fetches in the same order. Guarantees:
+``Session()`` under ``mpirun`` is collective: every rank calls ``run`` with the same fetches in the same order. Guarantees:
 
 - after the first step of a signature (fetches and feed keys) no control message is sent;
 - what is fetched arrives on every rank (``fetch_on="owner"``: only where it lives);
 - a failure on any rank raises the same error on every rank, and the session can be used again;
 - ranks that don't run the same calls, and ranks that die, end in one error that names them, not in a hang.
+
+``Session(server.target)`` belongs to the one thread or process that made it: its master runs the graph on the ranks that it
+needs, which run servers (``train.Server``). Without a launcher ``Session()`` has a master too, and state of its own.
 
 Threads may call ``run`` at once; whether their steps wait for each other is the runner's matter.
 Data flows: fetches, feeds -> ``distributed.runner`` (compile once for each signature, run) -> result.
@@ -23,10 +26,12 @@ from mpirt import errors
 from mpirt.cluster.cluster_spec import ClusterSpec
 from mpirt.cluster.device_spec import DeviceSpec
 from mpirt.cluster.task import Task
-from mpirt.compiler.placer import PlacementRules, default_master
+from mpirt.compiler.placer import Inventory, PlacementRules, default_master
 from mpirt.distributed.cluster import Cluster, cluster
 from mpirt.distributed.collective_session import CollectiveSession
+from mpirt.distributed.master import MasterSession
 from mpirt.distributed.runner import Deadline, Runner, closed_error
+from mpirt.distributed.server import TARGET_SCHEME
 from mpirt.fetches import FetchMapper
 from mpirt.graph.default_session import default_session_stack
 from mpirt.graph.graph import Graph, Operation, Tensor, get_default_graph
@@ -43,7 +48,7 @@ class BaseSession:
         config: Any = None,
         *,
         fetch_on: str = "all",
-        task_default: str = "zero",
+        task_default: str | None = None,
         master: str | None = None,
         cluster: Cluster | None = None,
     ) -> None:
@@ -62,16 +67,21 @@ class BaseSession:
             raise TypeError(f"graph must be a mpirt.Graph, but got {graph!r}")
         self._cluster = cluster if cluster is not None else _default_cluster(self._config)
         self._fetch_on = fetch_on
-        rules = PlacementRules(_master_task(target, master, self._cluster), bool(self._config.allow_soft_placement), task_default)
-        self._number = self._cluster.next_session()
+        default = task_default or ("master" if target else "zero")
+        rules = PlacementRules(_master_task(target, master, self._cluster), bool(self._config.allow_soft_placement), default)
         self._mappers: dict[Any, FetchMapper] = {}
         self._runner = self._make_runner(rules)
         self._closed = False
 
     def _make_runner(self, rules: PlacementRules) -> Runner:
-        """What runs the steps of this session."""
-        log_placement = bool(self._config.log_device_placement)
-        return CollectiveSession(self._number, self._graph, self._cluster, rules, self._fetch_on, log_placement)
+        """What runs the steps of this session: all ranks together, or a master."""
+        here, log_placement = self._cluster, bool(self._config.log_device_placement)
+        if not self._target and here.size > 1:
+            return CollectiveSession(here.next_session(), self._graph, here, rules, self._fetch_on, log_placement)
+        inventory = _visible(here.inventory, self._config.device_filters)
+        target = here.rank_of(rules.master) if self._target else None
+        isolate = not self._target or bool(self._config.isolate_session_state)
+        return MasterSession(here.master, self._graph, rules, inventory, isolate=isolate, log_placement=log_placement, target=target)
 
     # ---- looking
 
@@ -195,7 +205,27 @@ class BaseSession:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{self._runner.num_signatures} signatures"
-        return f"<mpirt.Session {self._number} of {self._graph!r}, {state}>"
+        return f"<mpirt.Session {f'on {self._target} ' if self._target else ''}of {self._graph!r}, {state}>"
+
+    @staticmethod
+    def reset(target: str, containers: Sequence[str] | None = None, config: Any = None, *, cluster: Cluster | None = None) -> None:
+        """Forget the state in some containers, on all ranks. Sessions live on and find their variables there uninitialised.
+
+        Parameters
+        ----------
+        target : of a server
+        containers : names, as given to ``tf.container``; none: the default container
+        config : ConfigProto, of which ``operation_timeout_in_ms`` is used
+
+        Raises
+        ------
+        OpError
+            DeadlineExceededError with the ranks that didn't answer in time.
+        """
+        here = cluster if cluster is not None else _default_cluster(config if config is not None else ConfigProto())
+        _master_task(target, None, here)
+        timeout_ms = 0 if config is None else config.operation_timeout_in_ms
+        here.master.reset(containers or (), Deadline.after(timeout_ms / 1000) if timeout_ms > 0 else None)
 
 
 class Session(BaseSession):
@@ -203,12 +233,17 @@ class Session(BaseSession):
 
     Parameters
     ----------
-    target : ``""``, or the address of the master task, as a label: a session is collective in either case
-    graph : Graph, by default the current one
-    config : ConfigProto; ``allow_soft_placement``, ``log_device_placement``, ``operation_timeout_in_ms`` and ``cluster_def`` are used
-    fetch_on : ``"all"`` - fetched values arrive on every rank; ``"owner"`` - only where they live, None elsewhere
-    task_default : ``"zero"`` - a job without a task means its task 0; ``"master"`` - the master's task if it is in that job
-    master : device of the master task, by default ``/job:chief/task:0``, else ``/job:worker/task:0``, else the first task
+    target : ``""`` - all ranks make this session together; else a server: its ``target``, ``"mpi:///job:ps/task:0"``, or
+        the address of its task in the ClusterSpec, with or without ``grpc://``
+    graph : Graph, by default the current one; it may grow between steps
+    config : ConfigProto; ``allow_soft_placement``, ``log_device_placement``, ``operation_timeout_in_ms``, ``cluster_def``, and
+        with a target ``device_filters`` and ``isolate_session_state`` are used
+    fetch_on : of a collective session: ``"all"`` - fetched values arrive on every rank; ``"owner"`` - only where they live,
+        None elsewhere
+    task_default : ``"zero"`` - a job without a task means its task 0 (the default without a target); ``"master"`` - the
+        master's task if it is in that job (the default with a target)
+    master : of a session without a target: device of the master task, by default ``/job:chief/task:0``, else
+        ``/job:worker/task:0``, else the first task
     cluster : the cluster to run on, by default the process's (``mpirt.cluster()``)
 
     Examples
@@ -259,7 +294,19 @@ def _default_cluster(config: Any) -> Cluster:
     return cluster(ClusterSpec(config.cluster_def) if config.cluster_def.job else None)
 
 
+def _visible(inventory: Inventory, filters: Sequence[str]) -> Inventory:
+    """The devices that a session may use: of tasks that one of the filters allows, all if there are none."""
+    specs = [DeviceSpec.from_string(f) for f in filters]
+    return {t: d for t, d in inventory.items() if not specs or any(s.job in (None, t.job) and s.task in (None, t.index) for s in specs)}
+
+
 def _master_task(target: str, master: str | None, cluster: Cluster) -> Task:
+    if target.startswith(TARGET_SCHEME):
+        spec = DeviceSpec.from_string(target.removeprefix(TARGET_SCHEME))
+        task = Task(spec.job or "", spec.task or 0)
+        if task not in cluster.inventory:
+            raise errors.NotFoundError(f"session target {target!r}: the cluster's tasks are {', '.join(map(str, cluster.inventory))}.")
+        return task
     if target:
         try:
             return cluster.spec.task_of_address(target)

@@ -112,6 +112,7 @@ class Result:
 class Job:
     """A launched program on ``n`` ranks; ``n=None`` runs it without a launcher, as one process.
 
+    With ``rank_args`` each rank gets arguments of its own after the common ones, as with mpirun's ``prog a : prog b``.
     Its folder (``folder``) holds ``rank<k>.pid`` and ``rank<k>.stack`` of every rank, and lives as long as the job.
     """
 
@@ -124,7 +125,9 @@ class Job:
         env: Mapping[str, str | None] | None = None,
         cwd: Path | None = None,
         mpirun_args: Sequence[str] = (),
+        rank_args: Sequence[Sequence[str]] = (),
     ) -> None:
+        assert not rank_args or n == len(rank_args), f"arguments for {len(rank_args)} ranks, but {n} ranks"
         self.nranks = 1 if n is None else n
         self._folder = tempfile.TemporaryDirectory(prefix="mpirt-test-", ignore_cleanup_errors=True)
         self.folder = Path(self._folder.name)
@@ -132,7 +135,10 @@ class Job:
         settings: dict[str, str | None] = dict(env or {})
         if n is not None:
             assert launcher is not None, "n ranks need a launcher"
-            argv = [launcher.path, *launcher.flags, *mpirun_args, "-n", str(n), *argv]
+            programs = [["-n", "1", *argv, *own] for own in rank_args] or [["-n", str(n), *argv]]
+            argv = [launcher.path, *launcher.flags, *mpirun_args, *programs[0]]
+            for program in programs[1:]:
+                argv += [":", *program]
             settings = {**launcher.env, **settings}
         # Whatever MPI and the ranks leave in the temporary folder when killed goes away with the job.
         settings |= {FOLDER: str(self.folder), "TMPDIR": str(self.folder)}

@@ -97,7 +97,8 @@ class Mpirun:
 
     ``n`` is the number of ranks, or None for plain ``python`` without a launcher. ``script`` is a file, a program text
     (any string with a newline or a space), or a list of arguments of ``python``. ``env`` adds variables (None removes one);
-    ``MPIRT_*`` variables are taken from nowhere else. ``mpirun_args`` go to the launcher as they are.
+    ``MPIRT_*`` variables are taken from nowhere else. ``mpirun_args`` go to the launcher as they are. ``rank_args`` are
+    arguments for each rank, after ``args`` (mpirun's form ``-n 1 prog a : -n 1 prog b``).
     """
 
     def __init__(self, launcher: Callable[[], Launcher], folder: Path) -> None:
@@ -120,11 +121,12 @@ class Mpirun:
         expect_rc: ExpectedStatus = 0,
         cwd: Path | None = None,
         mpirun_args: Sequence[str] = (),
+        rank_args: Sequence[Sequence[str]] = (),
     ) -> Result:
         """Run to the end. The test fails on a time-out, on an exit status other than expected, and on processes left behind;
         ``expect_rc=None`` expects nothing: look at the result.
         """
-        with self.start(n, script, args, env=env, cwd=cwd, mpirun_args=mpirun_args) as job:
+        with self.start(n, script, args, env=env, cwd=cwd, mpirun_args=mpirun_args, rank_args=rank_args) as job:
             result = job.wait(timeout)
         as_expected = result.rc != 0 if expect_rc == "nonzero" else result.rc == expect_rc
         if expect_rc is not None and (result.timed_out or result.leftovers or not as_expected):
@@ -140,6 +142,7 @@ class Mpirun:
         env: Mapping[str, str | None] | None = None,
         cwd: Path | None = None,
         mpirun_args: Sequence[str] = (),
+        rank_args: Sequence[Sequence[str]] = (),
     ) -> Job:
         """Start and return at once; ``job.pid(k)``, ``job.signal(k, SIGKILL)``, ``job.wait_for(text)``, ``job.wait(timeout)``.
         What still runs when the test ends is killed.
@@ -149,7 +152,9 @@ class Mpirun:
             path.write_text(textwrap.dedent(script).lstrip("\n"))
             script = path
         python_args = [str(script), *args] if isinstance(script, str | Path) else [*script, *args]
-        job = Job(self._launcher() if n else None, n, python_args, env=env, cwd=cwd, mpirun_args=mpirun_args)
+        job = Job(
+            self._launcher() if n else None, n, python_args, env=env, cwd=cwd, mpirun_args=mpirun_args, rank_args=rank_args
+        )
         self._jobs.append(job)
         return job
 

@@ -14,31 +14,11 @@ import time
 from collections import Counter
 
 import data
+import model
 import numpy as np
 from tqdm import tqdm
 
 import mpirt as tf
-
-LAYERS = (64, 256, 128, 10)
-
-
-def variables() -> list[tuple[tf.Variable, tf.Variable]]:
-    """Weights and biases of each layer, sharded over the ps tasks."""
-    layers = []
-    for i, (rows, columns) in enumerate(zip(LAYERS[:-1], LAYERS[1:], strict=True)):
-        weights = tf.get_variable(f"layer{i}/weights", [rows, columns], initializer=tf.glorot_uniform_initializer(seed=i))
-        biases = tf.get_variable(f"layer{i}/biases", [columns], initializer=tf.zeros_initializer())
-        layers.append((weights, biases))
-    return layers
-
-
-def network(images: tf.Tensor, layers: list[tuple[tf.Variable, tf.Variable]]) -> tf.Tensor:
-    """Logits [N, 10] of images [N, 64]."""
-    hidden = images
-    for weights, biases in layers[:-1]:
-        hidden = tf.nn.relu(tf.matmul(hidden, weights) + biases)
-    weights, biases = layers[-1]
-    return tf.matmul(hidden, weights) + biases
 
 
 def main() -> None:
@@ -58,7 +38,7 @@ def main() -> None:
 
     tf.set_random_seed(args.seed)
     with tf.device(tf.train.replica_device_setter(cluster=cluster.spec)):
-        layers = variables()
+        layers = model.variables()
         step = tf.train.get_or_create_global_step()
     optimizer = tf.train.MomentumOptimizer(args.learning_rate, 0.9)
     images, labels, losses, gradients = [], [], [], []
@@ -66,8 +46,7 @@ def main() -> None:
         with tf.device(f"/job:worker/task:{i}"), tf.name_scope(f"tower{i}"):
             images.append(tf.placeholder(tf.float32, [share, 64], "images"))
             labels.append(tf.placeholder(tf.int64, [share], "labels"))
-            logits = network(images[i], layers)
-            losses.append(tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels[i], logits=logits)))
+            losses.append(model.mean_loss(model.network(images[i], layers), labels[i]))
             gradients.append(optimizer.compute_gradients(losses[i]))
     averaged = []
     for towers in zip(*gradients, strict=True):
@@ -79,8 +58,7 @@ def main() -> None:
         loss = tf.add_n(losses) / workers
         test_images = tf.placeholder(tf.float32, [None, 64], "test_images")
         test_labels = tf.placeholder(tf.int64, [None], "test_labels")
-        correct = tf.equal(tf.argmax(network(test_images, layers), 1), test_labels)
-        accuracy = tf.reduce_mean(tf.cast(correct, tf.float32))
+        accuracy = model.fraction_correct(model.network(test_images, layers), test_labels)
 
     history = []
     batches = len(digits.train_labels) // args.batch

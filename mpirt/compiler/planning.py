@@ -25,6 +25,7 @@ def make_plan(
     inventory: Inventory,
     rules: PlacementRules,
     pinned: Mapping[Operation, DeviceName],
+    client: DeviceName | None = None,
 ) -> Plan:
     """The plan of the step that fetches ``leaves`` when ``fed`` are given.
 
@@ -36,6 +37,7 @@ def make_plan(
     inventory : devices of every task
     rules : master task, soft placement, meaning of a missing task
     pinned : operations with state that have a place already
+    client : where all feeds come in; None - each where its operation is placed
 
     Raises
     ------
@@ -48,7 +50,7 @@ def make_plan(
     _check_placeholders(needed)
     placing = sorted({*needed, *(t.op for t in feeds)}, key=lambda op: op.index)
     placement = place(graph, placing, inventory, rules, pinned)
-    plan = partition(schedule(needed, placement, known), placement, leaves, feeds)
+    plan = partition(schedule(needed, placement, known), placement, leaves, feeds, client)
     verify(plan)
     return plan
 

@@ -118,6 +118,11 @@ class Program:
     fetches: list[int] = field(default_factory=list)  # a slot for each fetch, NO_SLOT where there is no value
     transfers: list[Transfer] = field(default_factory=list)  # of all ranks, alike on all ranks
 
+    def received(self) -> tuple[bool, ...]:
+        """For each fetch whether its value comes in a message that brings nothing else here."""
+        slots = {i.target for i in self.instructions if isinstance(i, Recv) and i.transfer.reason == FETCH}
+        return tuple([slot in slots for slot in self.fetches])
+
     def text(self) -> str:
         """The program for people (``MPIRT_DUMP_PROGRAM``)."""
         lines = [f"rank {self.rank}: {len(self.instructions)} instructions, {self.num_slots} slots"]

@@ -24,9 +24,15 @@ from mpirt.compiler.placer import check_request
 from mpirt.distributed.collective import Collective
 from mpirt.distributed.control import ControlPlane, Kind, to_error, to_record
 from mpirt.distributed.control_pb2 import Hello, Inventory, Table, TaskDevices
+from mpirt.distributed.master import Master
+from mpirt.distributed.service import Service
+from mpirt.distributed.tags import TagSpace
+from mpirt.distributed.worker import Worker
 from mpirt.graph.device_scope import set_device_check
 from mpirt.runtime.device import Device, default_devices, is_emulated, open_device
+from mpirt.runtime.executor import SessionState
 from mpirt.runtime.rendezvous import Abandoned
+from mpirt.runtime.resources import ResourceManager
 from mpirt.transport.abort_hook import install_abort_hook
 from mpirt.transport.base import Transport
 from mpirt.transport.loopback import LoopbackTransport
@@ -76,9 +82,12 @@ class Cluster:
         self.devices: dict[tuple[Task, str], Device] = {(t, n): open_device(n) for t in self.tasks for n in self.inventory[t]}
         # As the script gave it, since the table holds no addresses, which are labels of tasks.
         self.spec = spec if isinstance(spec, ClusterSpec) else self.table.cluster_spec()
-        self._tags = 0
+        self._tags = TagSpace.collective(transport.max_tag)
         self._sessions = 0
         self.closed = False
+        shared = SessionState(ResourceManager(), self.devices)
+        self.master = Master(self.plane, self.rank_of, self.inventory, shared)
+        self.service = Service(self.plane, self.master, Worker(self.plane, self.devices, shared.resources))
         _log.info("[r%d] %s on %s, %d ranks", self.rank, self.describe_tasks(), transport.name, self.size)
 
     # ---- start
@@ -179,14 +188,7 @@ class Cluster:
 
     def reserve_tags(self, count: int) -> int:
         """First of ``count`` message tags; every rank reserves alike, so both ends of a transfer have the same."""
-        first = self._tags
-        self._tags += count
-        if self._tags > self.transport.max_tag:
-            raise errors.ResourceExhaustedError(
-                f"this job has used up its {self.transport.max_tag} message tags.",
-                hint="run the same fetches again instead of building new ones for each step.",
-            )
-        return first
+        return self._tags.take(count)
 
     def next_session(self) -> int:
         """Number of a new session; every rank makes its sessions in the same order."""
@@ -227,12 +229,14 @@ class Cluster:
         if self.closed:
             return
         self.closed = True
+        self.service.end()
         if self.size > 1:
             try:
                 self.collective.leave()
             except Abandoned as abandoned:
                 print(f"[r{self.rank}] {type(abandoned.error).__name__}: {abandoned.error}", file=sys.stderr, flush=True)
                 self.plane.abort(1)
+        self.service.close()
         self.transport.finalize()
 
 

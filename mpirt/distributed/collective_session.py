@@ -23,12 +23,12 @@ from mpirt.distributed.reports import dump_program, print_placement
 from mpirt.distributed.results import as_results
 from mpirt.distributed.runner import Deadline, Leaves, closed_error, not_run_error
 from mpirt.graph.graph import Graph, Operation, Tensor
+from mpirt.graph.op_def import Pending
 from mpirt.graph.user_code import caller_line
 from mpirt.runtime.executor import Executor, Failure, SessionState, StepFailed
 from mpirt.runtime.feeds import feed_array
 from mpirt.runtime.rendezvous import Abandoned
 from mpirt.runtime.resources import ResourceManager
-from mpirt.transport.base import wait_until
 
 
 class _Step:
@@ -43,6 +43,7 @@ class _Step:
         optional = {t for t in self.feeds if _is_optional(t)}
         self._telling = frozenset(t for t, _ in self.feed_slots) | optional  # without these it could be another step
         self.fed_fetches = tuple(fetch in self.feeds for fetch in plan.fetches)
+        self.received = program.received()
         self.host_of = host_of
         self.confusable = False
 
@@ -61,7 +62,7 @@ class _Step:
 
 
 class CollectiveSession:
-    """A ``Runner``: this rank's part of a session that every rank makes; one process alone is the whole cluster.
+    """A ``Runner``: this rank's part of a session that every rank makes.
 
     Parameters
     ----------
@@ -88,7 +89,6 @@ class CollectiveSession:
         self._by_key: dict[tuple[Leaves, frozenset[Tensor]], _Step] = {}
         self._placed: dict[Operation, DeviceName] = {}
         self._pinned: dict[Operation, DeviceName] = {}
-        self._alone = cluster.size == 1
         self._deadline: Deadline | None = None  # of the step under way
         self._lock = threading.RLock()  # held during a step; a py_func may run another one in it
         self._closed = False
@@ -101,17 +101,7 @@ class CollectiveSession:
             if self._closed:
                 raise closed_error()
             try:
-                if not self._alone:
-                    return self._run_together(leaves, feeds, deadline)
-                step = self._by_key.get((leaves, frozenset(feeds))) or self._compile(leaves, feeds)
-                arrays, failure = self._arrays(step, feeds)
-                if failure is not None:
-                    raise failure.error
-                try:
-                    return as_results(step.executor.run(arrays), step.fed_fetches)
-                except StepFailed as failed:
-                    assert failed.failure is not None
-                    raise failed.failure.error from failed.__cause__
+                return self._run_together(leaves, feeds, deadline)
             except Abandoned as abandoned:
                 raise abandoned.error.with_traceback(None) from None  # all later calls raise the same one
 
@@ -123,7 +113,7 @@ class CollectiveSession:
             step = self._find_step(call, leaves, feeds)
             arrays, failure = self._arrays(step, feeds)
             try:
-                return as_results(step.executor.run(arrays, failure), step.fed_fetches)
+                return as_results(step.executor.run(arrays, failure, self._block), step.fed_fetches, step.received)
             except StepFailed as failed:
                 raise self._settled(call, step, failed) from failed.__cause__
         finally:
@@ -182,9 +172,18 @@ class CollectiveSession:
             plane.wait(ready, what)
             return
         try:
-            wait_until(ready, what, timeout_s=deadline.remaining_s, on_idle=plane.watch(what))
+            plane.progress.wait(ready, what, deadline.remaining_s, plane.watch(what))
         except errors.DeadlineExceededError:
             raise deadline.exceeded(what()) from None
+
+    def _block(self, pending: Pending) -> None:
+        """How this session's kernels wait."""
+        pending.on_ready = self._cluster.plane.progress.ring
+        try:
+            self._wait(pending.ready, pending.describe)
+        except errors.DeadlineExceededError:
+            if pending.cancel():
+                raise
 
     # ---- compiling
 
@@ -246,8 +245,7 @@ class CollectiveSession:
         def host_of(tensor: Tensor) -> int:
             return cluster.rank_of(plan.device_of(tensor).task)
 
-        if not self._alone:
-            self._check_feeders(host_of, feeds)
+        self._check_feeders(host_of, feeds)
         executor = Executor(program, self._state, cluster.transport, cluster.reserve_tags(len(program.transfers)), self._wait)
         step = _Step(self.num_signatures, plan, program, executor, host_of)
         self._report(step, program)
@@ -260,10 +258,8 @@ class CollectiveSession:
             if step.confusable_with(other, self._cluster.size):
                 step.confusable = other.confusable = True
         same.append(step)
-        if self._alone:
-            self._by_key[leaves, step.feeds] = step
-        else:  # what this rank's feed keys mean may have changed
-            self._by_key = {k: s for k, s in self._by_key.items() if k[0] != leaves}
+        # What this rank's feed keys mean may have changed.
+        self._by_key = {k: s for k, s in self._by_key.items() if k[0] != leaves}
         self.num_signatures += 1
         for op, device in step.plan.placement.items():
             self._placed[op] = device

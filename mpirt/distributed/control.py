@@ -163,6 +163,13 @@ class ControlPlane:
         else:
             self.transport.send_control(dest, message.SerializeToString(), int(kind))
 
+    def send_or_handle(self, dest: int, kind: Kind, message: Any) -> None:
+        """Send a message that a service handles; one to oneself is handled at once."""
+        if dest == self.transport.rank:
+            self.handlers[kind](dest, message)
+        else:
+            self.send(dest, kind, message)
+
     def send_all(self, kind: Kind, message: Any) -> None:
         """Send a message to all other ranks."""
         for dest in self._others:

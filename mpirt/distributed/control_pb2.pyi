@@ -156,16 +156,16 @@ class Goodbye(_message.Message):
     def __init__(self, calls: _Optional[int] = ..., history: _Optional[int] = ...) -> None: ...
 
 class CreateSession(_message.Message):
-    __slots__ = ("session", "target", "isolate", "where")
+    __slots__ = ("request", "session", "isolate", "where")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
-    TARGET_FIELD_NUMBER: _ClassVar[int]
     ISOLATE_FIELD_NUMBER: _ClassVar[int]
     WHERE_FIELD_NUMBER: _ClassVar[int]
+    request: int
     session: int
-    target: str
     isolate: bool
     where: str
-    def __init__(self, session: _Optional[int] = ..., target: _Optional[str] = ..., isolate: bool = ..., where: _Optional[str] = ...) -> None: ...
+    def __init__(self, request: _Optional[int] = ..., session: _Optional[int] = ..., isolate: bool = ..., where: _Optional[str] = ...) -> None: ...
 
 class ExtendSession(_message.Message):
     __slots__ = ("session", "graph_def", "foreign", "constants")
@@ -306,10 +306,12 @@ class Reset(_message.Message):
     def __init__(self, request: _Optional[int] = ..., containers: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CloseSession(_message.Message):
-    __slots__ = ("session",)
+    __slots__ = ("request", "session")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    request: int
     session: int
-    def __init__(self, session: _Optional[int] = ...) -> None: ...
+    def __init__(self, request: _Optional[int] = ..., session: _Optional[int] = ...) -> None: ...
 
 class Reply(_message.Message):
     __slots__ = ("request", "error")

@@ -14,14 +14,17 @@ Background: progress in MPI-4.0 section 2.9 is made by whoever calls; the same i
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from mpirt.transport.base import IDLE_EVERY_S, Patience
+from mpirt.transport.base import IDLE_EVERY_S, Patience, log_stall
 
+_log = logging.getLogger("mpirt")
 _FOLLOW_S = 1e-3  # a follower looks this often whether the leadership has become vacant
+# Two ranks that talk to each other must not both begin to sleep: a sleep takes 0.1 ms at least, and is the other's reason for one.
+_YIELD_S = 1e-3
 _SHORTEST_NAP_S, _LONGEST_NAP_S, _NAP_GROWTH = 50e-6, 1e-3, 1.5
 _BESIDE_A_LEADER_S = 5e-3
 
@@ -56,7 +59,8 @@ class Progress:
         self._bell.acquire()
         self._napping = False
         self._woke_others = False
-        self.eager = 0  # while positive, every turn of a wait polls control messages, not only one in 100 us
+        self._in_service = False  # whether the leader is the service thread
+        self.eager: set[object] = set()  # while not empty, every turn of a wait polls control messages, not only one in 100 us
 
     def wait(
         self,
@@ -64,6 +68,7 @@ class Progress:
         what: Callable[[], str],
         timeout_s: float | None = None,
         on_idle: Callable[[], None] | None = None,
+        stall: Callable[[str], None] = log_stall,
     ) -> None:
         """Wait until ``ready()`` is true; see ``transport.base.wait_until`` for the parameters.
 
@@ -74,10 +79,10 @@ class Progress:
         """
         if ready():
             return
-        patience = Patience(what, timeout_s)
+        patience = Patience(what, timeout_s, stall, _YIELD_S)
         follower = None
         while True:
-            if self._leading.acquire(False):
+            if self._leading.acquire(False) or (self._in_service and self._leading.acquire(timeout=_FOLLOW_S)):
                 try:
                     if self._lead(ready, patience, on_idle):
                         return
@@ -93,8 +98,34 @@ class Progress:
             patience.check()
 
     def when(self, ready: Callable[[], bool], go: Callable[[], None]) -> None:
-        """Call ``go()`` once ``ready()`` is true, by whichever thread leads then. Only under the leadership."""
+        """Call ``go()`` once ``ready()`` is true, by whichever thread leads then."""
         self._suspended.append((ready, go))
+
+    def forget(self, go: Callable[[], None]) -> None:
+        """Don't call ``go()`` any more. Under the leadership."""
+        self._suspended = [item for item in self._suspended if item[1] != go]
+
+    def perform(self, action: Callable[[], None], what: str) -> None:
+        """Call ``action()`` under the leadership, and wait until that is done. Not from within it."""
+        done: list[bool] = []
+
+        def go() -> None:
+            try:
+                action()
+            finally:
+                done.append(True)
+
+        self.when(lambda: True, go)
+        self.ring()
+        self.wait(lambda: bool(done), lambda: what)
+
+    def try_turn(self) -> None:
+        """Look at everything once, unless another thread leads, which will."""
+        if self._leading.acquire(False):
+            try:
+                self._turn()
+            finally:
+                self._leading.release()
 
     def ring(self) -> None:
         """Something that a wait may be for has come about in this process: look at once."""
@@ -104,22 +135,23 @@ class Progress:
             except RuntimeError:  # another thread has rung it
                 pass
 
-    @contextmanager
-    def leadership(self) -> Iterator[None]:
-        """Keep everything else from being carried on meanwhile."""
-        with self._leading:
-            yield
+    def serve(self, stopped: Callable[[], bool], watch: Callable[[], None]) -> None:
+        """What a service thread does: lead whenever nobody else does. It sleeps without leading, so that a wait can begin at once.
 
-    def serve(self, stopped: Callable[[], bool]) -> None:
-        """What a service thread does: lead whenever nobody else does. It sleeps without leading, so that a wait can begin at once."""
+        ``watch()`` is called under the leadership, at every turn after which nothing has happened.
+        """
         pause_s = _SHORTEST_NAP_S
         while not stopped():
             if not self._leading.acquire(False):
                 time.sleep(_BESIDE_A_LEADER_S)
                 continue
+            self._in_service = True  # for a moment only: whoever wants to lead waits
             try:
                 busy = self._turn()
+                if not busy:
+                    watch()
             finally:
+                self._in_service = False
                 self._leading.release()
             pause_s = _SHORTEST_NAP_S if busy else min(pause_s * _NAP_GROWTH, _LONGEST_NAP_S)
             time.sleep(pause_s)
@@ -149,10 +181,13 @@ class Progress:
         if self._suspended:
             for item in self._suspended.copy():
                 ready, go = item
-                if _holds(ready):
+                if _holds(ready) and item in self._suspended:  # else an earlier one has had it forgotten
                     self._suspended.remove(item)
-                    go()
                     busy = True
+                    try:
+                        go()
+                    except Exception:  # it is nobody's who waits here
+                        _log.exception("an error of mpirt, please report it")
         if self._followers:
             for follower in self._followers.copy():
                 try:

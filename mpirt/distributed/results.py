@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 
-def as_results(values: list[Any], fed: Sequence[bool]) -> list[Any]:
+def as_results(values: list[Any], fed: Sequence[bool], received: Sequence[bool] = ()) -> list[Any]:
     """``values`` of the fetches, changed in place; hand over a list that nobody else has, else all is copied.
 
     Parameters
     ----------
     values : arrays, numpy scalars and None
     fed : for each value whether it is a feed that came back, so the user's own memory
+    received : for each value whether it came in a message of its own, into a buffer that is filled again only when nobody
+        else has it; none if left out
     """
     for i in range(len(values)):
         if values[i] is None or isinstance(values[i], np.generic):
@@ -27,6 +29,8 @@ def as_results(values: list[Any], fed: Sequence[bool]) -> list[Any]:
             values[i] = np.array(values[i])
         elif values[i].ndim == 0:
             values[i] = values[i][()]
+        elif received and received[i] and values[i].base is None:
+            continue
         elif values[i].base is not None or not values[i].flags.writeable or _references(values, i) != _SOLE_HOLDER:
             values[i] = np.array(values[i])
     return values

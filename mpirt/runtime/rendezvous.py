@@ -141,8 +141,8 @@ class Incoming:
         return _decode(buffer[end:nbytes] if rest is None else rest[1], shape, form.dtype)
 
     def cancel(self) -> bool:
-        """False: a message that the plan promises comes, alive or dead."""
-        return False
+        """True: the step goes on without it. The message that the plan promises still comes, alive or dead: see `drained`."""
+        return True
 
     def _behind_header(self, message: np.ndarray[Any, Any]) -> tuple[int, int]:
         """Bytes of a tensor that travels with a header, and how many of them are still to come."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tensorboard.compat.proto.cluster_pb2 import ClusterDef, JobDef
 
 from mpirt.cluster.cluster_spec import ClusterSpec
+from mpirt.distributed.server import Server
 from mpirt.train.adagrad import AdagradOptimizer
 from mpirt.train.adam import AdamOptimizer
 from mpirt.train.coordinator import Coordinator, LooperThread
@@ -34,7 +35,7 @@ from mpirt.train.training_util import (
 __all__ = [
     "AdagradOptimizer", "AdamOptimizer", "ClusterDef", "ClusterSpec", "Coordinator", "ExponentialMovingAverage",
     "GradientDescentOptimizer", "GreedyLoadBalancingStrategy", "JobDef", "LooperThread", "MomentumOptimizer",
-    "NameHashStrategy", "Optimizer", "RMSPropOptimizer", "assert_global_step", "byte_size_load_fn", "cosine_decay",
+    "NameHashStrategy", "Optimizer", "RMSPropOptimizer", "Server", "assert_global_step", "byte_size_load_fn", "cosine_decay",
     "create_global_step", "exponential_decay", "get_global_step", "get_or_create_global_step", "global_step",
     "inverse_time_decay", "natural_exp_decay", "piecewise_constant", "piecewise_constant_decay", "polynomial_decay",
     "replica_device_setter",

@@ -179,11 +179,15 @@ class Patience:
     what : says what is waited for ("tensor 'w:0' of step 17 from rank 2"); called only for a report or an error
     timeout_s : deadline in seconds, 0 = none; default is the setting MPIRT_TIMEOUT_S
     stall : is given a report after MPIRT_STALL_S seconds, and again each time the wait has doubled
+    yield_s : how long to yield before the first sleep
     """
 
-    __slots__ = ("start", "_what", "_timeout_s", "_deadline_s", "_next_report_s", "_stall", "_busy", "_pause_s")
+    __slots__ = ("_yield_s", "start", "_what", "_timeout_s", "_deadline_s", "_next_report_s", "_stall", "_busy", "_pause_s")
 
-    def __init__(self, what: Callable[[], str], timeout_s: float | None = None, stall: Callable[[str], None] = log_stall) -> None:
+    def __init__(
+        self, what: Callable[[], str], timeout_s: float | None = None, stall: Callable[[str], None] = log_stall, yield_s: float = _YIELD_S
+    ) -> None:
+        self._yield_s = yield_s
         self.start = self._busy = time.perf_counter()
         self._what = what
         self._timeout_s = timeout_s
@@ -218,7 +222,7 @@ class Patience:
         idle_s = now - self._busy
         if idle_s < _SPIN_S:
             return
-        if idle_s < _YIELD_S:
+        if idle_s < self._yield_s:
             os.sched_yield()
         else:
             sleep(self._pause_s)

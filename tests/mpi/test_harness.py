@@ -213,6 +213,17 @@ def test_a_script_runs_on_n_ranks_and_its_output_and_status_come_back(mpirun, mo
     assert sorted(result.stdout.splitlines()) == [f"{rank} 3 argument word None" for rank in range(3)]
 
 
+def test_each_rank_gets_arguments_of_its_own_and_all_are_one_job(mpirun):
+    script = """
+        import os, sys
+        from mpi4py import MPI
+        print(MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size, *sys.argv[1:], os.environ["WORD"])
+        """
+    own = [["--job=ps"], ["--job=worker", "--task=0"], []]
+    result = mpirun(3, script, ["all"], rank_args=own, env={"WORD": "word"})
+    assert sorted(result.stdout.splitlines()) == ["0 3 all --job=ps word", "1 3 all --job=worker --task=0 word", "2 3 all word"]
+
+
 def test_without_a_launcher_a_script_is_one_process(mpirun):
     assert mpirun(None, "import os; print('OMPI_COMM_WORLD_RANK' in os.environ)").stdout == "False\n"
 

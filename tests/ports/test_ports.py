@@ -1,37 +1,14 @@
-"""TensorFlow-1 scripts whose import line alone was changed: TensorFlow's own results, on any number of ranks.
-
-tensorflow.json holds what the same scripts print with ``import tensorflow.compat.v1 as tf`` (2.21, v2 behaviour off; the
-embedding model on four in-process servers).
-"""
+"""TensorFlow-1 scripts whose import line alone was changed: TensorFlow's own results, on any number of ranks."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
+from tests.ports.tools import TENSORFLOW, assert_agree, results
+
 HERE = Path(__file__).parent
-TENSORFLOW: dict[str, Any] = json.loads((HERE / "tensorflow.json").read_text())
-
-
-def results(mpirun: Any, n: int | None, command: str) -> list[str]:
-    """What each rank printed as its result."""
-    script, *args = command.split()
-    printed = mpirun(n, HERE / f"{script}.py", args, timeout=120)
-    return re.findall(r"RESULT (\{.*\})", printed.stdout)
-
-
-def assert_agree(mine: Any, theirs: Any, where: str = "") -> None:
-    if isinstance(theirs, dict):
-        assert mine.keys() == theirs.keys(), where
-        for key in theirs:
-            assert_agree(mine[key], theirs[key], f"{where}.{key}")
-    elif isinstance(theirs, str) or (isinstance(theirs, list) and isinstance(theirs[0], str)):
-        assert mine == theirs, where
-    else:
-        np.testing.assert_allclose(mine, theirs, rtol=2e-5, atol=2e-6, err_msg=where)
 
 
 @pytest.mark.parametrize("command", TENSORFLOW)

@@ -1,0 +1,202 @@
+"""The services of a process while servers run: their thread, and the end of the job.
+
+Guarantees: a rank with a server answers also while its script computes or waits for something else; the servers' ``join``
+returns on every rank when all scripts have ended or joined and all sessions are closed.
+A rank *rests* when its script has ended or is in ``join``, no session of its own is open, and no thread of its script runs.
+Rank 0 is told by each rank; once all rest, it tells all. A lost rank rests.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from mpirt import errors
+from mpirt.cluster.task import Task
+from mpirt.distributed.control import ControlPlane, Kind
+from mpirt.distributed.control_pb2 import Rest
+from mpirt.distributed.master import Master
+from mpirt.distributed.worker import Worker
+from mpirt.runtime.rendezvous import Abandoned
+
+_SWITCH_INTERVAL_S = 2e-4
+_PYTHONS_INTERVAL_S = 5e-3
+
+
+class Service:
+    """Master and worker service of one process.
+
+    Parameters
+    ----------
+    plane : control messages
+    master, worker : what is served
+    """
+
+    def __init__(self, plane: ControlPlane, master: Master, worker: Worker) -> None:
+        self.plane = plane
+        self.master = master
+        self.worker = worker
+        self._rank = plane.transport.rank
+        self._size = plane.transport.size
+        self._lock = threading.Lock()  # of the thread's start and stop
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._joining = 0  # threads in join()
+        self._ended = False  # the script has come to its end
+        self._told: bool | None = None  # what rank 0 was told last
+        self._over = False
+        self._resting: dict[int, bool] = {}  # rank 0: of all ranks, as they told
+        self._busy_with: dict[int, str] = {}
+        master.serving = self.serving
+        plane.handlers[Kind.REST] = self._hear_rest
+        plane.handlers[Kind.REST_OVER] = self._hear_over
+
+    def serving(self) -> bool:
+        """Whether a server runs in this process."""
+        return bool(self.worker.serving)
+
+    # ---- servers
+
+    def start(self, task: Task) -> None:
+        """A server for ``task`` runs from now on.
+
+        Raises
+        ------
+        AlreadyExistsError
+            If there is one.
+        """
+        with self._lock:
+            if task in self.worker.serving:
+                raise errors.AlreadyExistsError(
+                    f"a server for {task} runs already in this process ({self.plane.describe_rank(self._rank)}).",
+                    hint="stop() it first, or give each server its own task.",
+                )
+            self.worker.serving.add(task)
+            if self._thread is None:
+                if sys.getswitchinterval() == _PYTHONS_INTERVAL_S:
+                    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+                self._stopping = threading.Event()
+                self.plane.progress.eager.add(self)
+                name = f"mpirt service of rank {self._rank}"
+                self._thread = threading.Thread(target=self._serve, args=(self._stopping,), name=name, daemon=True)
+                self._thread.start()
+        self.plane.progress.perform(self.worker.admit, "the service to admit sessions")
+
+    def stop(self, task: Task) -> None:
+        """The server for ``task`` runs no more; with the last one of this process, its sessions end."""
+        with self._lock:
+            self.worker.serving.discard(task)
+            if self.worker.serving:
+                return
+            thread, self._thread = self._thread, None
+        self.master.close_all()
+        here = self.plane.describe_rank(self._rank)
+        stopped = errors.UnavailableError(f"the server on {here} was stopped.", hint="open a new session on a server that runs.")
+        self.plane.progress.perform(lambda: self.worker.stop(stopped), "the service to stop")
+        self.plane.progress.eager.discard(self)
+        self._stopping.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        if sys.getswitchinterval() == _SWITCH_INTERVAL_S:
+            sys.setswitchinterval(_PYTHONS_INTERVAL_S)
+
+    def _serve(self, stopping: threading.Event) -> None:
+        self.plane.progress.serve(stopping.is_set, self.watch)
+
+    def watch(self) -> None:
+        """What is looked at now and then: lost ranks, and whether this rank rests."""
+        self.plane.look_for_losses()
+        self._tell()
+
+    # ---- the end of the job
+
+    def join(self) -> None:
+        """Wait for the end of the job; see ``train.Server.join``."""
+        with self._lock:
+            self._joining += 1
+        try:
+            self.plane.progress.wait(self._is_over, self._describe_busy, 0, self._watch_join, stall=_quiet)
+        except Abandoned as abandoned:
+            raise abandoned.error.with_traceback(None) from None
+        finally:
+            with self._lock:
+                self._joining -= 1
+
+    def _is_over(self) -> bool:
+        return self._over
+
+    def _watch_join(self) -> None:
+        self.watch()
+        if self.plane.broken is not None:
+            raise Abandoned(self.plane.broken)
+        if 0 in self.plane.lost:
+            raise Abandoned(self.plane.lost[0])
+
+    def end(self) -> None:
+        """The script of this process has ended: its sessions are closed; the services go on until all ranks have ended."""
+        self.master.close_all()
+        self._ended = True
+        self.worker.closed = True
+        self.plane.progress.perform(self._end, "the service to hear of the script's end")
+
+    def close(self) -> None:
+        """End the service thread: no message will come any more."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        self._stopping.set()
+        if thread is not None:
+            thread.join()
+
+    def _end(self) -> None:
+        self.worker.admit()
+        self._tell()
+
+    def _rests(self) -> bool:
+        if self.master.sessions or not (self._joining or self._ended):
+            return False
+        return self._ended or not _script_threads()
+
+    def _tell(self) -> None:
+        """Tell rank 0 whether this rank rests, if that has changed."""
+        rests = self._rests()
+        if rests != self._told and not self._over and 0 not in self.plane.lost:
+            self._told = rests
+            self.plane.send_or_handle(0, Kind.REST, Rest(resting=rests, busy_with=self._busy()))
+        if self._rank == 0 and self._told:
+            self._decide()
+
+    def _busy(self) -> str:
+        sessions = sorted(session.where for session in self.master.sessions)
+        if sessions:
+            return f"{len(sessions)} open session(s), the first made at {sessions[0]}"
+        return "its script" if not (self._joining or self._ended) else "threads of its script"
+
+    def _hear_rest(self, source: int, message: Rest) -> None:
+        """Rank 0: note what a rank told."""
+        self._resting[source] = message.resting
+        self._busy_with[source] = message.busy_with
+        self._decide()
+
+    def _decide(self) -> None:
+        if not self._over and all(self._resting.get(r) or r in self.plane.lost for r in range(self._size)):
+            self.plane.send_all(Kind.REST_OVER, Rest())
+            self._over = True
+            self.plane.progress.ring()
+
+    def _hear_over(self, source: int, message: Rest) -> None:
+        self._over = True
+        self.plane.progress.ring()
+
+    def _describe_busy(self) -> str:
+        busy = [r for r in range(self._size) if not self._resting.get(r) and r != self._rank] if self._rank == 0 else []
+        names = [f"{self.plane.describe_rank(r)}, busy with {self._busy_with.get(r, 'its script')}" for r in busy[:4]]
+        return "the job to end" + (f": {'; '.join(names)}" if names else "")
+
+
+def _script_threads() -> list[threading.Thread]:
+    """Threads of the user's that a script's end would wait for."""
+    return [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon and t.is_alive()]
+
+
+def _quiet(report: str) -> None:
+    """A server that waits for the end of its job has nothing to report."""

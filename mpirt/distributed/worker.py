@@ -1,0 +1,453 @@
+"""The worker service of a rank: runs partitions of graphs on behalf of any master.
+
+A master opens its session here, sends operations and programs once, and starts each step with one small message, which is
+answered by one when the step has ended on this rank. Tensors go between the ranks directly. Guarantees:
+
+- a step that must wait (for a tensor, for an element of a queue) is suspended, not blocking anybody: whoever leads the
+  progress engine carries it on;
+- a short program runs in the thread that received the message; a long one, and one that calls Python functions, in a
+  thread of its own, so that this rank goes on answering;
+- a failed or cancelled step still sends all its messages, dead, so nothing is left behind; its executor is used again only
+  once all has come;
+- whatever a message says, the service lives on.
+
+Does not own: compiling (``master``), what messages look like (``graph_messages``), who calls (``progress``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+
+from mpirt import errors
+from mpirt.cluster.task import Task
+from mpirt.compiler.placer import DeviceName
+from mpirt.compiler.program import Program, Run
+from mpirt.distributed.control import ControlPlane, Kind, to_record
+from mpirt.distributed.control_pb2 import (
+    CancelStep,
+    CloseSession,
+    CreateSession,
+    ErrorRecord,
+    ExtendSession,
+    RegisterGraph,
+    Reply,
+    Reset,
+    RunGraph,
+    StepDone,
+    StepStatus,
+)
+from mpirt.distributed.graph_messages import NodeTable, read_program
+from mpirt.distributed.threads import Threads
+from mpirt.graph.function import Function
+from mpirt.graph.op_def import Pending
+from mpirt.runtime.device import Device
+from mpirt.runtime.executor import Executor, Failure, SessionState, StepFailed, blocking, op_error
+from mpirt.runtime.resources import ResourceManager
+from mpirt.transport.base import Request
+
+_SHORT_S = 300e-6  # a program that took less time runs in whatever thread received the message
+_PYTHON = ("PyFunc", "PyFuncStateless")
+
+
+class Worker:
+    """The worker service of one rank.
+
+    Parameters
+    ----------
+    plane : control messages
+    devices : this rank's, by (task, local name)
+    resources : state of this rank's tasks, which all sessions share
+    """
+
+    def __init__(self, plane: ControlPlane, devices: Mapping[tuple[Task, str], Device], resources: ResourceManager) -> None:
+        self.plane = plane
+        self.rank = plane.transport.rank
+        self.devices = devices
+        self.resources = resources
+        self.threads = Threads(f"mpirt worker of rank {self.rank}")
+        self.serving: set[Task] = set()  # tasks whose servers run
+        self.closed = False  # no server will be started any more
+        self._sessions: dict[tuple[int, int], _Session] = {}  # by rank of the master and its number
+        self._programs: dict[tuple[int, int], _Program] = {}
+        self._steps: dict[tuple[int, int], _Step] = {}
+        self._early: list[tuple[int, CreateSession]] = []  # came before there was a server
+        plane.handlers.update({
+            Kind.CREATE_SESSION: self._create_session,
+            Kind.EXTEND_SESSION: self._extend_session,
+            Kind.REGISTER_GRAPH: self._register_graph,
+            Kind.RUN_GRAPH: self._run_graph,
+            Kind.CANCEL_STEP: self._cancel_step,
+            Kind.STEP_STATUS: self._step_status,
+            Kind.RESET: self._reset,
+            Kind.CLOSE_SESSION: self._close_session,
+        })  # fmt: skip
+        plane.on_lost.append(self._lose)
+
+    @property
+    def num_sessions(self) -> int:
+        """Sessions of other ranks' masters that use this rank."""
+        return len(self._sessions)
+
+    def admit(self) -> None:
+        """Answer those who came before there was a server, or hear that there will be none. Under the leadership."""
+        early, self._early = self._early, []
+        for source, message in early:
+            self._create_session(source, message)
+
+    # ---- sessions
+
+    def _create_session(self, source: int, message: CreateSession) -> None:
+        if not self.serving and not self.closed:
+            self._early.append((source, message))
+            return
+        reply = Reply(request=message.request)
+        key = (source, message.session)
+        here = self.plane.describe_rank(self.rank)
+        if not self.serving:
+            reply.error.CopyFrom(to_record(errors.UnavailableError(
+                f"no server runs on {here}.",
+                hint="start a tf.train.Server there and keep it until the clients are done: end the script with server.join().",
+            )))  # fmt: skip
+        elif key in self._sessions:
+            reply.error.CopyFrom(to_record(errors.AlreadyExistsError(f"session {message.session} is open already on {here}.")))
+        else:
+            resources = ResourceManager() if message.isolate else self.resources
+            self._sessions[key] = _Session(SessionState(resources, self.devices), message.where)
+        self.plane.send(source, Kind.REPLY, reply)
+
+    def _session(self, source: int, number: int) -> _Session:
+        session = self._sessions.get((source, number))
+        if session is None:
+            raise errors.AbortedError(f"session {number} of rank {source} is not open on {self.plane.describe_rank(self.rank)}.")
+        return session
+
+    def _extend_session(self, source: int, message: ExtendSession) -> None:
+        session = self._session(source, message.session)
+        try:
+            loading = session.table.extend(message)
+            session.loading += [self.plane.transport.irecv(array, source, self._tag(tag, 1)) for array, tag in loading]
+        except errors.OpError as error:
+            session.error = session.error or error  # told with the answer to the first step
+
+    def _register_graph(self, source: int, message: RegisterGraph) -> None:
+        key = (source, message.graph)
+        if key in self._programs:
+            raise errors.AlreadyExistsError(f"graph {message.graph} of rank {source} is registered already.")
+        program = self._programs[key] = _Program(self._session(source, message.session))
+        try:
+            if program.session.error is not None:
+                raise program.session.error
+            devices = [DeviceName(task, *_type_and_index(local)) for task, local in self.devices]
+            transport = self.plane.transport
+            found = read_program(message.program, program.session.table, self.rank, transport.size, devices)
+            program.bind(Executor(found, program.session.state, transport, 0), found)
+        except errors.OpError as error:
+            program.error = error
+        except Exception as error:
+            program.error = op_error(error, None)
+
+    def _reset(self, source: int, message: Reset) -> None:
+        self.resources.clear(message.containers)
+        self.plane.send(source, Kind.REPLY, Reply(request=message.request))
+
+    def _close_session(self, source: int, message: CloseSession) -> None:
+        session = self._sessions.pop((source, message.session), None)
+        if session is not None:
+            self._end(session)
+        reply = Reply(request=message.request)
+        if session is None or session.idle():
+            self.plane.send(source, Kind.REPLY, reply)
+        else:
+            self.plane.progress.when(session.idle, partial(self.plane.send, source, Kind.REPLY, reply))
+
+    def _end(self, session: _Session) -> None:
+        """Cancel what runs of a session and forget its programs."""
+        for step in [step for step in self._steps.values() if step.program.session is session]:
+            step.cancel(errors.CancelledError("the session was closed."))
+        for key in [key for key, program in self._programs.items() if program.session is session]:
+            del self._programs[key]
+
+    def _lose(self, rank: int, error: errors.UnavailableError) -> None:
+        for key in [key for key in self._sessions if key[0] == rank]:
+            self._end(self._sessions.pop(key))
+
+    def stop(self, error: errors.OpError) -> None:
+        """Cancel all steps and forget all sessions. Under the leadership."""
+        for step in list(self._steps.values()):
+            step.cancel(error)
+        for key in list(self._sessions):
+            self._end(self._sessions.pop(key))
+
+    # ---- steps
+
+    def _run_graph(self, source: int, message: RunGraph) -> None:
+        program = self._programs.get((source, message.graph))
+        if program is None or program.error is not None:
+            error = program.error if program is not None else errors.AbortedError(
+                f"graph {message.graph} of rank {source} is not registered on {self.plane.describe_rank(self.rank)}.",
+                hint="its session was closed, or the server was started anew: open a new session.",
+            )  # fmt: skip
+            assert error is not None
+            self.done(source, message.step, self.record(error))
+            return
+        try:
+            executor = program.executor(self._tag(message.tag, program.num_tags))
+        except errors.OpError as error:
+            self.done(source, message.step, self.record(error))
+            return
+        step = self._steps[source, message.step] = _Step(self, source, message.step, program, executor)
+        if not program.session.loading and executor not in program.session.draining:
+            step.begin()
+        else:
+            self.plane.progress.when(step.may_begin, step.begin)
+
+    def _tag(self, tag: int, count: int) -> int:
+        if not 0 <= tag <= self.plane.transport.max_tag - count:
+            raise errors.InvalidArgumentError(f"tag {tag} is outside 0-{self.plane.transport.max_tag}.")
+        return tag
+
+    def _cancel_step(self, source: int, message: CancelStep) -> None:
+        step = self._steps.get((source, message.step))
+        if step is not None:  # else it has ended meanwhile
+            step.cancel(errors.CancelledError("the step was cancelled."))
+
+    def _step_status(self, source: int, message: StepStatus) -> None:
+        step = self._steps.get((source, message.step))
+        what = "nothing: it doesn't run here" if step is None else step.describe()
+        self.plane.send(source, Kind.STEP_WAITS, StepStatus(step=message.step, waiting_for=what))
+
+    def record(self, error: Exception, device: DeviceName | None = None, traceback: str = "") -> ErrorRecord:
+        """An error of a step as a message, saying where it comes from."""
+        record = to_record(error, traceback=traceback)
+        where = f", {device}" if device is not None else ""
+        record.origin = record.origin or f"{self.plane.describe_rank(self.rank)}{where}"
+        return record
+
+    def done(self, source: int, step: int, error: ErrorRecord | None = None, dead: bool = False) -> None:
+        """Answer for a step."""
+        self._steps.pop((source, step), None)
+        try:
+            self.plane.send(source, Kind.STEP_DONE, StepDone(step=step, error=error, dead=dead))
+        except errors.OpError:
+            pass  # the master is gone; whoever finds out tells
+
+
+class _Session:
+    """What a master's session has on this rank."""
+
+    def __init__(self, state: SessionState, where: str) -> None:
+        self.state = state
+        self.where = where
+        self.table = NodeTable()
+        self.error: errors.OpError | None = None  # of an extension
+        self.loading: list[Request] = []  # large constants that are coming
+        self.draining: set[Executor] = set()  # messages of their last step are still under way
+        self.num_steps = 0
+
+    def loaded(self) -> bool:
+        self.loading = [request for request in self.loading if not request.test()]
+        return not self.loading
+
+    def idle(self) -> bool:
+        return not self.num_steps and not self.draining
+
+
+class _Program:
+    """A registered graph."""
+
+    def __init__(self, session: _Session) -> None:
+        self.session = session
+        self.error: errors.OpError | None = None
+        self.num_tags = 0
+        self.threaded = True  # until it has shown that it is short
+        self.has_messages = False
+        self._calls_python = False
+        self._first: Executor | None = None
+        self._executors: dict[int, Executor] = {}
+
+    def bind(self, executor: Executor, program: Program) -> None:
+        """Keep the executor of the program."""
+        self._first = executor
+        self.num_tags = max((t.index for t in program.transfers), default=0) + 1
+        self.has_messages = bool(program.transfers)
+        runs = [i.op for i in program.instructions if isinstance(i, Run)]
+        bodies = any(isinstance(value, Function) for op in runs for value in op.attrs.values())
+        self._calls_python = bodies or any(op.type in _PYTHON for op in runs)
+
+    def executor(self, tag: int) -> Executor:
+        """The executor of the steps with this tag."""
+        executor = self._executors.get(tag)
+        if executor is None:
+            assert self._first is not None
+            executor = self._executors[tag] = self._first.another(tag)
+        return executor
+
+    def took(self, seconds: float) -> None:
+        """Learn from the time that a step computed here: its thread's, since others may have kept it waiting."""
+        self.threaded = self._calls_python or seconds > _SHORT_S
+
+
+class _Step:
+    """A step of a master that runs, or waits to run, on this rank. All but `_run_in_thread` is called under the leadership."""
+
+    def __init__(self, worker: Worker, source: int, number: int, program: _Program, executor: Executor) -> None:
+        self.program = program
+        self._worker = worker
+        self._progress = worker.plane.progress
+        self._source = source
+        self._number = number
+        self._executor = executor
+        self._pending: Pending | None = None  # what it waits for, suspended
+        self._in_thread = False
+        self._began = False
+        self._answered = False
+        self._cancelled: errors.OpError | None = None
+        self._seconds = 0.0
+        program.session.num_steps += 1
+
+    def may_begin(self) -> bool:
+        """Whether the last step's messages and the session's constants are here."""
+        session = self.program.session
+        return session.loaded() and self._executor not in session.draining
+
+    def begin(self) -> None:
+        """Start to run."""
+        self._began = True
+        self._executor.start({})
+        if self._cancelled is not None:
+            self._executor.stop()
+            self._end(self._cancelled)
+        elif self.program.threaded:
+            self._in_thread = True
+            self._worker.threads.run(self._run_in_thread)
+        else:
+            self._carry_on()
+
+    def _carry_on(self) -> None:
+        """Run until it ends or is suspended."""
+        self._pending = None
+        while self._advance():
+            pending = self._executor.blocked
+            assert pending is not None
+            if self._cancelled is not None and pending.cancel():
+                self._executor.stop()
+                self._end(self._cancelled)
+                return
+            pending.on_ready = self._progress.ring
+            if not pending.ready():
+                self._pending = pending
+                self._progress.when(pending.ready, self._carry_on)
+                return
+
+    def _advance(self) -> bool:
+        """Run on; True if it is blocked then, False if it has ended, also answered."""
+        start = time.thread_time()
+        try:
+            ended = self._executor.advance()
+        except StepFailed as failed:
+            self._end(failed.failure)
+            return False
+        finally:
+            self._seconds += time.thread_time() - start
+        if ended:
+            self._executor.take_results()
+            self._end(None, dead=False)
+        return not ended
+
+    def _run_in_thread(self) -> None:
+        with blocking(self._block):
+            while True:
+                start = time.thread_time()
+                failure: Failure | errors.OpError | None = None
+                dead = False
+                try:
+                    ended = self._executor.advance()
+                except StepFailed as failed:
+                    ended, failure, dead = True, failed.failure, failed.failure is None
+                except BaseException as error:  # an interrupt in this thread: the step can't be carried on
+                    self._executor.stop()
+                    ended, failure = True, op_error(error, None) if isinstance(error, Exception) else errors.AbortedError(repr(error))
+                self._seconds += time.thread_time() - start
+                if not ended:
+                    assert self._executor.blocked is not None
+                    try:
+                        self._block(self._executor.blocked)
+                    except errors.OpError as error:
+                        self._executor.stop()
+                        ended, failure = True, error
+                if ended:
+                    break
+        self._end_outside(failure, dead)
+
+    def _end_outside(self, failure: Failure | errors.OpError | None, dead: bool) -> None:
+        """Hand the end over to the leader."""
+        self._progress.when(_at_once, partial(self._end, failure, dead))
+        self._progress.ring()
+        self._progress.try_turn()
+
+    def _block(self, pending: Pending) -> None:
+        """Wait in this step's own thread."""
+        pending.on_ready = self._progress.ring
+        self._pending = pending
+        self._progress.wait(lambda: pending.ready() or self._cancelled is not None, self.describe, timeout_s=0)
+        self._pending = None
+        if self._cancelled is not None and not pending.ready() and pending.cancel():
+            raise self._cancelled
+
+    def cancel(self, error: errors.OpError) -> None:
+        """Stop as soon as possible: now if it waits, else where it would wait next."""
+        if self._cancelled is not None:
+            return
+        self._cancelled = error
+        if not self._began:
+            self._answer(error)  # it still begins, to send what it must
+        elif self._in_thread:
+            self._progress.ring()
+        elif self._pending is not None and self._pending.cancel():
+            self._progress.forget(self._carry_on)
+            self._pending = None
+            self._executor.stop()
+            self._end(error)
+
+    def describe(self) -> str:
+        """What it waits for."""
+        pending = self._pending
+        if pending is not None:
+            return pending.describe()
+        return "its own operations to compute" if self._began else "the messages of the step before"
+
+    def _end(self, failure: Failure | errors.OpError | None, dead: bool = True) -> None:
+        """Answer, and free the executor once its messages have come and gone."""
+        session = self.program.session
+        session.num_steps -= 1
+        if self.program.has_messages and not _idle(self._executor):
+            session.draining.add(self._executor)
+            self._progress.when(partial(_idle, self._executor), partial(session.draining.discard, self._executor))
+        self.program.took(self._seconds)
+        self._answer(failure, dead)
+
+    def _answer(self, failure: Failure | errors.OpError | None, dead: bool = False) -> None:
+        if self._answered:
+            return
+        self._answered = True
+        record: ErrorRecord | None = None
+        if isinstance(failure, Failure):
+            record = self._worker.record(failure.error, failure.device, failure.traceback)
+        elif failure is not None:
+            record = self._worker.record(failure)
+        self._worker.done(self._source, self._number, record, dead and record is None)
+
+
+def _idle(executor: Executor) -> bool:
+    return executor.drained() and not executor.pending()
+
+
+def _at_once() -> bool:
+    return True
+
+
+def _type_and_index(local: str) -> tuple[str, int]:
+    kind, _, index = local.partition(":")
+    return kind, int(index)
