@@ -619,6 +619,7 @@ class MasterSession:
                 for tag in signature.all_tags:
                     self._master.tags.give_back(tag, signature.num_tags)
         self._signatures.clear()
+        self._state.close()
         self._master.sessions.discard(self)
         self._master.on_change()
 
