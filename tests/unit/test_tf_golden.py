@@ -19,7 +19,7 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 import mpirt
 from mpirt.graph import op_def
-from tests.golden import tf_cases_array, tf_cases_functional, tf_cases_math, tf_cases_nn  # noqa: F401  (they register their cases)
+from tests.golden import tf_cases_array, tf_cases_functional, tf_cases_math, tf_cases_nn, tf_cases_sparse  # noqa: F401  (they register their cases)
 from tests.golden.tf_case import CASES, build
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tf"
