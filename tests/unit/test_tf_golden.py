@@ -25,6 +25,7 @@ from tests.golden import (  # noqa: F401  (they register their cases)
     tf_cases_functional,
     tf_cases_math,
     tf_cases_nn,
+    tf_cases_sparse,
 )
 from tests.golden.tf_case import CASES, build
 
