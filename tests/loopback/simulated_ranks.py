@@ -94,12 +94,16 @@ def run_ranks(n: int, function: Body, spec: Spec = None, seed: int | None = None
         except BaseException as error:  # given to the caller
             outcome.error = error
         try:
-            if world.alive(rank):
-                cluster.collective.leave()  # not cluster.leave(): that would end the other ranks before they hear why
+            if world.alive(rank):  # not cluster.leave(): that would end the other ranks before they hear why
+                cluster.service.end()
+                if n > 1:
+                    cluster.collective.leave()
         except Abandoned as abandoned:
             outcome.farewell = abandoned.error
         except errors.AbortedError as error:  # the test gave up
             outcome.farewell = error
+        finally:
+            cluster.service.close()
 
     threads = [threading.Thread(target=run, args=(rank,), name=f"rank {rank}", daemon=True) for rank in range(n)]
     for thread in threads:
