@@ -323,11 +323,11 @@ class Collective:
             self.plane.check()
 
     def _may_leave(self) -> bool:
-        self.plane.poll()
+        self.plane.poll_all()
         return bool(self.plane.mail[Kind.LEAVE])
 
     def _all_said_goodbye(self) -> bool:
-        self.plane.poll()
+        self.plane.poll_all()
         self._compare()
         return len(self._goodbyes) == self.size
 
@@ -387,7 +387,7 @@ class Collective:
         found: dict[int, Any] = {}
 
         def complete() -> bool:
-            self.plane.poll()
+            self.plane.poll_all()
             found.update(self.plane.take(kind, lambda s, m: m.call == call.number))
             return len(found) == self.size
 
@@ -402,7 +402,7 @@ class Collective:
         found: list[tuple[int, Any]] = []
 
         def arrived() -> bool:
-            self.plane.poll()
+            self.plane.poll_all()
             found.extend(self.plane.take(kind, lambda s, m: m.call == call.number))
             return bool(found)
 

@@ -176,14 +176,17 @@ class ControlPlane:
             self.send(dest, kind, message)
 
     def poll(self) -> bool:
-        """Handle arrived messages or put them into the mail; True if there were any."""
+        """Handle the next message that has arrived, or put it into the mail; False if there was none."""
         message = self.transport.poll_control()
         if message is None:
             return False
-        while message is not None:
-            self.receive(message)
-            message = self.transport.poll_control()
+        self.receive(message)
         return True
+
+    def poll_all(self) -> None:
+        """Handle all messages that have arrived."""
+        while self.poll():
+            pass
 
     def receive(self, message: ControlMessage) -> None:
         """Handle one message or put it into the mail."""
@@ -281,12 +284,12 @@ class ControlPlane:
         Abandoned
             If the job is broken or a rank is dead.
         """
-        self.poll()
+        self.poll_all()
         self.on_poll()
         if self.broken is None and self._others:
             dead = self.transport.check_peers(self._others)
             if dead is not None:
-                self.poll()  # its last words may be there already
+                self.poll_all()  # its last words may be there already
                 if self.broken is None and time.perf_counter() > self._ending_until:
                     self.break_job(errors.UnavailableError(  # ranks of other hosts can't see it
                         f"{self.describe_rank(dead)} is gone: its process has ended.",

@@ -297,7 +297,7 @@ def _assign(ctx: KernelContext, ref: VariableCell, value: Any, *, validate_shape
 
 def check_shape(ctx: KernelContext, ref: VariableCell, value: Any, wanted: Shape) -> None:
     """InvalidArgumentError unless ``value`` has the shape ``wanted`` of the variable."""
-    if not compatible(wanted, value.shape):
+    if wanted != value.shape and not compatible(wanted, value.shape):
         raise errors.InvalidArgumentError(
             f"{ctx.op.name!r} ({ctx.op.type}): a value of shape {text(value.shape)} doesn't fit the variable {ref.name!r}"
             f" of shape {text(wanted)}.",

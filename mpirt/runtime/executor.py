@@ -66,12 +66,19 @@ class KernelContext:
         self._state = state
         self._executions = itertools.count()
         self._entropy: list[int] | None = None
+        self._resource: Any = None
+        self._generation = -1  # of the resources when this one was looked up
 
     def resource(self, factory: Callable[[str], Any]) -> Any:
         """The state of this op on its task; see ``graph.op_def.KernelContext``."""
-        attrs = self.op.attrs
-        name = attrs.get("shared_name") or self.op.qualified_name
-        return self._state.resources.lookup_or_create(self._device.task, attrs.get("container", ""), name, factory)
+        resources = self._state.resources
+        if self._generation != resources.generation:
+            attrs = self.op.attrs
+            name = attrs.get("shared_name") or self.op.qualified_name
+            generation = resources.generation
+            self._resource = resources.lookup_or_create(self._device.task, attrs.get("container", ""), name, factory)
+            self._generation = generation
+        return self._resource
 
     def rng(self, seed: int, seed2: int) -> np.random.Generator:
         """Stream of this execution: Philox keyed by the seeds, counted by the executions of this op."""

@@ -18,6 +18,7 @@ class ResourceManager:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._resources: dict[tuple[Task, str, str], Any] = {}
+        self.generation = 0  # changes when resources are dropped: who remembers one asks again
 
     def lookup_or_create(self, task: Task, container: str, name: str, factory: Callable[[str], Any]) -> Any:
         """The resource ``name``; made by ``factory(name)`` the first time."""
@@ -31,6 +32,7 @@ class ResourceManager:
         """Drop all resources, or those of some containers ("" is the default one)."""
         chosen = None if containers is None else set(containers)
         with self._lock:
+            self.generation += 1
             for key in [k for k in self._resources if chosen is None or k[1] in chosen]:
                 del self._resources[key]
 
