@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 
 @dataclass
@@ -24,14 +25,17 @@ class Measured:
 
     def text(self, scale: float = 1.0, digits: int = 1) -> str:
         """``median (p10 - p90)`` of all samples, each times ``scale``."""
-        low, middle, high = (float(q) * scale for q in np.percentile(np.concatenate(self.rounds), (10, 50, 90)))
-        return f"{middle:,.{digits}f} ({low:,.{digits}f} - {high:,.{digits}f})"
+        return spread(np.concatenate(self.rounds) * scale, digits)
 
-    def ratio_to(self, other: Measured) -> str:
-        """``median (p10 - p90)`` over the rounds of this case's median divided by the other's in the same round."""
-        ratios = [float(np.median(a) / np.median(b)) for a, b in zip(self.rounds, other.rounds, strict=True)]
-        low, middle, high = np.percentile(ratios, (10, 50, 90))
-        return f"{middle:.2f} ({low:.2f} - {high:.2f})"
+    def ratios_to(self, other: Measured) -> list[float]:
+        """For each round, this case's median divided by the other's."""
+        return [float(np.median(a) / np.median(b)) for a, b in zip(self.rounds, other.rounds, strict=True)]
+
+
+def spread(samples: npt.ArrayLike, digits: int) -> str:
+    """``median (p10 - p90)``."""
+    low, middle, high = np.percentile(samples, (10, 50, 90))
+    return f"{middle:,.{digits}f} ({low:,.{digits}f} - {high:,.{digits}f})"
 
 
 def timed(call: Callable[[], object], count: int, warmup: int = 0) -> list[float]:
@@ -97,7 +101,7 @@ class Disturbance:
         """From 0 to 1, of all cores."""
         if not self._seconds:
             return float("nan")
-        return self._foreign / (self._seconds * os.sysconf("SC_CLK_TCK") * (os.cpu_count() or 1))
+        return max(0, self._foreign) / (self._seconds * os.sysconf("SC_CLK_TCK") * (os.cpu_count() or 1))
 
     def _foreign_ticks(self) -> int:
         try:
