@@ -10,7 +10,7 @@ from __future__ import annotations
 from tensorboard.compat.proto.config_pb2 import ConfigProto, GPUOptions, GraphOptions, RunMetadata, RunOptions
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
-from mpirt import app, debugging, errors, flags, initializers, linalg, logging, losses, math, nn, random, train
+from mpirt import app, debugging, errors, flags, initializers, linalg, logging, losses, math, nn, queue, random, train
 from mpirt import control_flow_gradients as control_flow_gradients  # registers the gradients of operations with bodies
 from mpirt.cluster.device_spec import DeviceSpec
 from mpirt.cluster.rank_table import RankTable
@@ -114,6 +114,7 @@ from mpirt.ops.concat_ops import concat, parallel_stack, split, stack, unstack
 from mpirt.ops.cond_ops import case, cond
 from mpirt.ops.control_flow_ops import Assert, group, no_op, tuple, with_dependencies
 from mpirt.ops.cumulative_ops import cumprod, cumsum, cumulative_logsumexp
+from mpirt.ops.data_flow_ops import FIFOQueue, PaddingFIFOQueue, PriorityQueue, QueueBase, RandomShuffleQueue
 from mpirt.ops.gather_ops import (
     batch_gather,
     boolean_mask,
@@ -340,9 +341,11 @@ from mpirt.v2_switches import (
 from mpirt.version import __version__
 
 __all__ = [
-    "AUTO_REUSE", "AggregationMethod", "Assert", "Cluster", "ConfigProto", "DType", "DeviceSpec", "Dimension", "GPUOptions",
+    "AUTO_REUSE", "AggregationMethod", "Assert", "Cluster", "ConfigProto", "DType", "DeviceSpec", "Dimension", "FIFOQueue",
+    "GPUOptions",
     "Graph", "GraphDef", "GraphKeys", "GraphOptions", "IndexedSlices", "IndexedSlicesValue", "InteractiveSession", "NoGradient",
-    "NotDifferentiable", "OpError", "Operation", "Print", "RankTable", "RegisterGradient", "RunMetadata", "RunOptions",
+    "NotDifferentiable", "OpError", "Operation", "PaddingFIFOQueue", "Print",
+    "PriorityQueue", "QueueBase", "RandomShuffleQueue", "RankTable", "RegisterGradient", "RunMetadata", "RunOptions",
     "Session", "Tensor", "TensorShape", "UnconnectedGradients", "Variable", "VariableAggregation", "VariableScope",
     "VariableSynchronization", "__version__", "abs", "accumulate_n", "acos", "acosh", "add", "add_n", "add_to_collection",
     "add_to_collections", "all_variables", "angle", "app", "arg_max", "arg_min", "argmax", "argmin", "argsort", "as_dtype",
@@ -371,7 +374,7 @@ __all__ = [
     "min_max_variable_partitioner", "minimum", "mod", "model_variables", "moving_average_variables", "multinomial", "multiply",
     "multiply_no_nan", "name_scope", "ndtri", "negative", "newaxis", "nn", "no_gradient", "no_op", "no_regularizer", "norm",
     "not_equal", "one_hot", "ones", "ones_initializer", "ones_like", "pad", "parallel_stack", "placeholder",
-    "placeholder_with_default", "polygamma", "pow", "py_func", "random", "random_normal", "random_normal_initializer",
+    "placeholder_with_default", "polygamma", "pow", "py_func", "queue", "random", "random_normal", "random_normal_initializer",
     "random_shuffle", "random_uniform", "random_uniform_initializer", "range", "rank", "real", "realdiv", "reciprocal",
     "reduce_all", "reduce_any", "reduce_euclidean_norm", "reduce_logsumexp", "reduce_max", "reduce_mean", "reduce_min",
     "reduce_prod", "reduce_std", "reduce_sum", "reduce_variance", "report_uninitialized_variables", "reset_default_graph",

@@ -49,6 +49,7 @@ from mpirt.distributed.reports import dump_program, print_placement
 from mpirt.distributed.results import as_results
 from mpirt.distributed.runner import Deadline, Leaves, closed_error, not_run_error
 from mpirt.distributed.tags import TagSpace
+from mpirt.distributed.turn import Turn
 from mpirt.graph.function import Function
 from mpirt.graph.graph import Graph, Operation, Tensor
 from mpirt.graph.op_def import Pending
@@ -60,6 +61,9 @@ from mpirt.runtime.resources import ResourceManager
 
 CLIENT = DeviceName(Task("_client", 0), "CPU", 0)  # where the feeds come in: the process of the session
 
+_SHORT_S = 100e-6  # a step that ends within this is short
+_MISSES = 3  # so many in a row that aren't, and the next
+_TRY_AGAIN = 16  # are not expected to be
 _GRACE_S = 1.0  # after a failure, the time that the other ranks have to end their parts before the client hears of it
 _SHORT_GRACE_S = 0.05  # the same after the user's deadline or `close`
 _ASK_AFTER_S = 1.0  # a rank that takes this long is asked what it waits for
@@ -89,9 +93,11 @@ class Master:
         self.tags = TagSpace.of_master(transport.max_tag, self.rank, self.size)
         self.sessions: weakref.WeakSet[MasterSession] = weakref.WeakSet()  # those that are open
         self.numbers = itertools.count(1)  # of sessions, graphs, steps and requests
+        self.ordinals = itertools.count()  # of sessions, for people
         self.steps: dict[int, Step] = {}
         self.serving: Callable[[], bool] = lambda: False  # whether a server runs in this process
         self.on_change: Callable[[], None] = lambda: None  # a session was opened or closed
+        self.turn = Turn()
         self._requests: dict[int, _Request] = {}
         plane.handlers.update({Kind.STEP_DONE: self._step_done, Kind.REPLY: self._reply, Kind.STEP_WAITS: self._step_waits})
         plane.on_lost.append(self._lose)
@@ -267,6 +273,8 @@ class _Signature:
         self.has_bodies = any(isinstance(v, Function) for node in plan.nodes for v in node.op.attrs.values())
         self.lanes: list[_Lane] = []  # those that no step uses
         self.all_tags: list[int] = []
+        self.misses = 0  # steps in a row that weren't short
+        self.slow = 0  # so many steps more are taken not to be short
 
 
 class MasterSession:
@@ -305,6 +313,7 @@ class MasterSession:
         self._log_placement = log_placement
         self._target = target
         self._number = next(master.numbers)
+        self._name = f"{next(master.ordinals)}" + (f"-of-rank-{master.rank}" if target is not None else "")
         self._state = SessionState(ResourceManager() if isolate else master.local.resources, master.local.devices)
         self._signatures: dict[tuple[Leaves, frozenset[Tensor]], _Signature] = {}
         self._sent: dict[int, set[Operation]] = {}  # operations that ranks have
@@ -361,8 +370,7 @@ class MasterSession:
         try:
             if self._closed:  # meanwhile; `close` may not have seen this step
                 raise closed_error()
-            for rank in signature.ranks:
-                plane.transport.send_control(rank, payload, Kind.RUN_GRAPH)
+            self._start(signature, lane, step, payload)
             if lane.executor is not None:
                 values = self._run_part(signature, lane.executor, arrays, step, deadline)
             if step.outstanding:
@@ -380,6 +388,27 @@ class MasterSession:
         if values is None:
             return [None] * len(signature.fed_fetches)
         return as_results(values, signature.fed_fetches, signature.received)
+
+    def _start(self, signature: _Signature, lane: _Lane, step: Step, payload: bytes) -> None:
+        """Tell the ranks to run. The end of a short step that has no part here is awaited at once, in turns with other threads."""
+        send = self._plane.transport.send_control
+        if lane.executor is not None or signature.slow:
+            signature.slow = max(0, signature.slow - 1)
+            for rank in signature.ranks:
+                send(rank, payload, Kind.RUN_GRAPH)
+            return
+        turn = self._master.turn
+        turn.take()
+        try:
+            for rank in signature.ranks:
+                send(rank, payload, Kind.RUN_GRAPH)
+            if self._plane.progress.spin(step.over, _SHORT_S):
+                signature.misses = 0
+            else:
+                signature.misses += 1
+                signature.slow = _TRY_AGAIN if signature.misses > _MISSES else 0
+        finally:
+            turn.give()
 
     def _run_part(
         self, signature: _Signature, executor: Executor, arrays: dict[int, Any], step: Step, deadline: Deadline | None
@@ -493,9 +522,9 @@ class MasterSession:
             self._register(other, number, theirs)
         executor = Executor(program, self._state, master.plane.transport)
         signature = _Signature(number, plan, program, executor, list(programs))
-        dump_program(program, f"{self._number}-on-{rank}", self.num_signatures, rank)
+        dump_program(program, self._name, self.num_signatures, rank)
         for other, theirs in programs.items():
-            dump_program(theirs, f"{self._number}-on-{rank}", self.num_signatures, other)
+            dump_program(theirs, self._name, self.num_signatures, other)
         if self._log_placement:
             print_placement(plan.placement, self._placed)
         self.num_signatures += 1
@@ -590,6 +619,7 @@ class MasterSession:
                 for tag in signature.all_tags:
                     self._master.tags.give_back(tag, signature.num_tags)
         self._signatures.clear()
+        self._state.close()
         self._master.sessions.discard(self)
         self._master.on_change()
 

@@ -19,6 +19,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from mpirt.transport.base import IDLE_EVERY_S, Patience, log_stall
 
 _log = logging.getLogger("mpirt")
@@ -59,6 +61,7 @@ class Progress:
         self._bell.acquire()
         self._napping = False
         self._woke_others = False
+        self._wanted = False  # whether a thread wants to lead for a moment
         self._in_service = False  # whether the leader is the service thread
         self.eager: set[object] = set()  # while not empty, every turn of a wait polls control messages, not only one in 100 us
 
@@ -84,8 +87,9 @@ class Progress:
         while True:
             if self._leading.acquire(False) or (self._in_service and self._leading.acquire(timeout=_FOLLOW_S)):
                 try:
-                    if self._lead(ready, patience, on_idle):
-                        return
+                    with np.errstate(all="ignore"):  # kernels of other ranks' steps may run in this thread
+                        if self._lead(ready, patience, on_idle):
+                            return
                 finally:
                     self._leading.release()
             if follower is None:
@@ -96,6 +100,25 @@ class Progress:
             if follower.done:
                 return
             patience.check()
+
+    def spin(self, ready: Callable[[], bool], seconds: float) -> bool:
+        """Lead for a short time, in the place of whoever leads; True once ``ready()`` is."""
+        if not self._leading.acquire(False):
+            self._wanted = True
+            self.ring()
+            if not self._leading.acquire(timeout=_FOLLOW_S):
+                return ready()
+        self._wanted = False
+        try:
+            with np.errstate(all="ignore"):
+                end = time.perf_counter() + seconds
+                while not ready():
+                    self._turn()
+                    if time.perf_counter() > end:
+                        return ready()
+            return True
+        finally:
+            self._leading.release()
 
     def when(self, ready: Callable[[], bool], go: Callable[[], None]) -> None:
         """Call ``go()`` once ``ready()`` is true, by whichever thread leads then."""
@@ -123,7 +146,8 @@ class Progress:
         """Look at everything once, unless another thread leads, which will."""
         if self._leading.acquire(False):
             try:
-                self._turn()
+                with np.errstate(all="ignore"):
+                    self._turn()
             finally:
                 self._leading.release()
 
@@ -140,6 +164,7 @@ class Progress:
 
         ``watch()`` is called under the leadership, at every turn after which nothing has happened.
         """
+        np.seterr(all="ignore")  # of this thread, for the kernels that it runs
         pause_s = _SHORTEST_NAP_S
         while not stopped():
             if not self._leading.acquire(False):
@@ -157,7 +182,7 @@ class Progress:
             time.sleep(pause_s)
 
     def _lead(self, ready: Callable[[], bool], patience: Patience, on_idle: Callable[[], None] | None) -> bool:
-        """Move everything on until ``ready()`` (True), or until others were woken, who then lead (False)."""
+        """Move everything on until ``ready()`` (True), or until others were woken or want to lead for a moment (False)."""
         next_idle = 0.0
         while True:
             now = patience.check()
@@ -166,7 +191,7 @@ class Progress:
                 patience.awake()
             if ready():
                 return True
-            if self._woke_others:
+            if self._woke_others or self._wanted:
                 self._woke_others = False
                 return False
             if idle:

@@ -20,6 +20,8 @@ import time
 from collections.abc import Mapping
 from functools import partial
 
+import numpy as np
+
 from mpirt import errors
 from mpirt.cluster.task import Task
 from mpirt.compiler.placer import DeviceName
@@ -168,6 +170,7 @@ class Worker:
             step.cancel(errors.CancelledError("the session was closed."))
         for key in [key for key, program in self._programs.items() if program.session is session]:
             del self._programs[key]
+        session.state.close()
 
     def _lose(self, rank: int, error: errors.UnavailableError) -> None:
         for key in [key for key in self._sessions if key[0] == rank]:
@@ -197,11 +200,29 @@ class Worker:
         except errors.OpError as error:
             self.done(source, message.step, self.record(error))
             return
-        step = self._steps[source, message.step] = _Step(self, source, message.step, program, executor)
-        if not program.session.loading and executor not in program.session.draining:
-            step.begin()
+        session = program.session
+        if program.has_messages or program.threaded or session.loading:
+            step = self._steps[source, message.step] = _Step(self, source, message.step, program, executor)
+            if step.may_begin():
+                step.begin()
+            else:
+                self.plane.progress.when(step.may_begin, step.begin)
+            return
+        # Short and all by itself: nothing to note, unless it turns out to be blocked.
+        start = time.perf_counter()
+        executor.start({})
+        try:
+            ended = executor.advance()
+        except StepFailed as failed:
+            assert failed.failure is not None
+            self.done(source, message.step, self.record(failed.failure.error, failed.failure.device, failed.failure.traceback))
+            return
+        if ended:
+            program.took(time.perf_counter() - start)
+            self.done(source, message.step)
         else:
-            self.plane.progress.when(step.may_begin, step.begin)
+            step = self._steps[source, message.step] = _Step(self, source, message.step, program, executor)
+            step.suspend()
 
     def _tag(self, tag: int, count: int) -> int:
         if not 0 <= tag <= self.plane.transport.max_tag - count:
@@ -333,18 +354,21 @@ class _Step:
     def _carry_on(self) -> None:
         """Run until it ends or is suspended."""
         self._pending = None
-        while self._advance():
-            pending = self._executor.blocked
-            assert pending is not None
-            if self._cancelled is not None and pending.cancel():
-                self._executor.stop()
-                self._end(self._cancelled)
-                return
-            pending.on_ready = self._progress.ring
-            if not pending.ready():
-                self._pending = pending
-                self._progress.when(pending.ready, self._carry_on)
-                return
+        if self._advance():
+            self.suspend()
+
+    def suspend(self) -> None:
+        """It is blocked: stop, or go on when that is over."""
+        self._began = True
+        pending = self._executor.blocked
+        assert pending is not None
+        if self._cancelled is not None and pending.cancel():
+            self._executor.stop()
+            self._end(self._cancelled)
+            return
+        pending.on_ready = self._progress.ring
+        self._pending = pending
+        self._progress.when(pending.ready, self._carry_on)  # looked at in this turn or the next
 
     def _advance(self) -> bool:
         """Run on; True if it is blocked then, False if it has ended, also answered."""
@@ -362,7 +386,7 @@ class _Step:
         return not ended
 
     def _run_in_thread(self) -> None:
-        with blocking(self._block):
+        with blocking(self._block), np.errstate(all="ignore"):
             while True:
                 start = time.thread_time()  # not what other threads made it wait
                 failure: Failure | errors.OpError | None = None

@@ -14,6 +14,7 @@ from mpirt.ops import (
     cond_ops,
     control_flow_ops,
     cumulative_ops,
+    data_flow_ops,
     embedding_ops,
     functional_ops,
     gather_ops,
@@ -29,6 +30,7 @@ from mpirt.ops import (
     nn_ops,
     partition_ops,
     partitioned_variables,
+    queue_ops,
     random_ops,
     range_ops,
     reduction_ops,
@@ -51,9 +53,9 @@ from mpirt.ops import (
 
 __all__ = [
     "activation_ops", "apply", "array_ops", "cast_ops", "check_ops", "clip_ops", "complex_ops", "concat_ops", "cond_ops",
-    "control_flow_ops", "cumulative_ops", "embedding_ops", "functional_ops", "gather_ops", "getitem", "identity_ops", "init_ops",
-    "logging_ops", "logic_ops", "math_ops", "matmul_ops", "matrix_diag_ops", "moments_ops", "nn_ops", "partition_ops",
-    "partitioned_variables", "random_ops", "range_ops", "reduction_ops", "resource_ops", "scatter_state_ops", "script_ops", "segment_ops",
-    "select_ops", "slice_ops", "sort_ops", "special_ops", "state_ops", "tile_ops", "topk_ops", "training_ops", "unary_ops",
-    "variables", "while_ops",
+    "control_flow_ops", "cumulative_ops", "data_flow_ops", "embedding_ops", "functional_ops", "gather_ops", "getitem",
+    "identity_ops", "init_ops", "logging_ops", "logic_ops", "math_ops", "matmul_ops", "matrix_diag_ops", "moments_ops",
+    "nn_ops", "partition_ops", "partitioned_variables", "queue_ops", "random_ops", "range_ops", "reduction_ops", "resource_ops",
+    "scatter_state_ops", "script_ops", "segment_ops", "select_ops", "slice_ops", "sort_ops", "special_ops", "state_ops",
+    "tile_ops", "topk_ops", "training_ops", "unary_ops", "variables", "while_ops",
 ]  # fmt: skip

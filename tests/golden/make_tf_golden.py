@@ -45,7 +45,14 @@ import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf import rewriter_config_pb2
 from tensorflow.python.framework import op_def_registry
 
-from tests.golden import tf_cases_array, tf_cases_functional, tf_cases_math, tf_cases_nn, tf_registry  # noqa: F401  (they register their cases)
+from tests.golden import (  # noqa: F401  (they register their cases)
+    tf_cases_array,
+    tf_cases_data_flow,
+    tf_cases_functional,
+    tf_cases_math,
+    tf_cases_nn,
+    tf_registry,
+)
 from tests.golden.tf_case import CASES, Case, build
 
 OUT = Path(__file__).parent / "tf"
