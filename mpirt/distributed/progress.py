@@ -14,6 +14,7 @@ Background: progress in MPI-4.0 section 2.9 is made by whoever calls; the same i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -34,7 +35,7 @@ _BESIDE_A_LEADER_S = 5e-3
 class _Follower:
     """A thread that sleeps while another one leads."""
 
-    __slots__ = ("ready", "bell", "done", "error")
+    __slots__ = ("ready", "bell", "done", "error", "gone")
 
     def __init__(self, ready: Callable[[], bool]) -> None:
         self.ready = ready
@@ -42,6 +43,7 @@ class _Follower:
         self.bell.acquire()
         self.done = False
         self.error: Exception | None = None
+        self.gone = False  # interrupted
 
 
 class Progress:
@@ -106,9 +108,10 @@ class Progress:
         if not self._leading.acquire(False):
             self._wanted = True
             self.ring()
-            if not self._leading.acquire(timeout=_FOLLOW_S):
+            leads = self._leading.acquire(timeout=_FOLLOW_S)
+            self._wanted = False
+            if not leads:
                 return ready()
-        self._wanted = False
         try:
             with np.errstate(all="ignore"):
                 end = time.perf_counter() + seconds
@@ -126,7 +129,8 @@ class Progress:
 
     def forget(self, go: Callable[[], None]) -> None:
         """Don't call ``go()`` any more. Under the leadership."""
-        self._suspended = [item for item in self._suspended if item[1] != go]
+        for item in [item for item in self._suspended if item[1] == go]:
+            self._suspended.remove(item)  # in place: other threads append to this list
 
     def perform(self, action: Callable[[], None], what: str) -> None:
         """Call ``action()`` under the leadership, and wait until that is done. Not from within it."""
@@ -184,6 +188,7 @@ class Progress:
     def _lead(self, ready: Callable[[], bool], patience: Patience, on_idle: Callable[[], None] | None) -> bool:
         """Move everything on until ``ready()`` (True), or until others were woken or want to lead for a moment (False)."""
         next_idle = 0.0
+        self._woke_others = False  # somebody else did, before
         while True:
             now = patience.check()
             idle = now >= next_idle
@@ -192,7 +197,6 @@ class Progress:
             if ready():
                 return True
             if self._woke_others or self._wanted:
-                self._woke_others = False
                 return False
             if idle:
                 next_idle = now + IDLE_EVERY_S
@@ -213,25 +217,37 @@ class Progress:
                         go()
                     except Exception:  # it is nobody's who waits here
                         _log.exception("an error of mpirt, please report it")
-        if self._followers:
-            for follower in self._followers.copy():
-                try:
-                    follower.done = follower.done or follower.ready()
-                except Exception as error:  # it is the follower's
-                    follower.error = error
-                if follower.done or follower.error is not None:
+        for follower in self._followers.copy():
+            try:
+                self._followers.remove(follower)
+            except ValueError:  # it has gone to see whether it can lead
+                continue
+            if follower.gone:
+                continue
+            ended = True
+            try:
+                ended = follower.done = follower.ready()
+            except Exception as error:  # it is the follower's
+                follower.error = error
+            finally:
+                if ended:
                     self._woke_others = busy = True
-                    self._followers.remove(follower)
                     follower.bell.release()
+                else:
+                    self._followers.append(follower)
         return busy
 
     def _follow(self, follower: _Follower) -> None:
+        """Sleep until the leader has found it ready, but not for long. Whoever takes it off the list may ask it: one at a time."""
         self._followers.append(follower)
-        if not follower.bell.acquire(timeout=_FOLLOW_S):
-            try:
-                self._followers.remove(follower)
-            except ValueError:  # the leader has just found it ready and rings
-                follower.bell.acquire()
+        try:
+            while not follower.bell.acquire(timeout=_FOLLOW_S):
+                with contextlib.suppress(ValueError):  # not there: the leader is asking it
+                    self._followers.remove(follower)
+                    return
+        except BaseException:  # an interrupt of this thread
+            follower.gone = True
+            raise
 
     def _nap(self, seconds: float) -> None:
         self._napping = True
