@@ -64,6 +64,7 @@ CLIENT = DeviceName(Task("_client", 0), "CPU", 0)  # where the feeds come in: th
 _SHORT_S = 100e-6  # a step that ends within this is short
 _MISSES = 3  # so many in a row that aren't, and the next
 _TRY_AGAIN = 16  # are not expected to be
+_ANSWERED = (Kind.CREATE_SESSION, Kind.RESET, Kind.CLOSE_SESSION)
 _GRACE_S = 1.0  # after a failure, the time that the other ranks have to end their parts before the client hears of it
 _SHORT_GRACE_S = 0.05  # the same after the user's deadline or `close`
 _ASK_AFTER_S = 1.0  # a rank that takes this long is asked what it waits for
@@ -91,16 +92,16 @@ class Master:
         self.local = local
         self.rank, self.size = transport.rank, transport.size
         self.tags = TagSpace.of_master(transport.max_tag, self.rank, self.size)
-        self.sessions: weakref.WeakSet[MasterSession] = weakref.WeakSet()  # those that are open
+        self.sessions: weakref.WeakValueDictionary[int, MasterSession] = weakref.WeakValueDictionary()  # those that are open
         self.numbers = itertools.count(1)  # of sessions, graphs, steps and requests
         self.ordinals = itertools.count()  # of sessions, for people
         self.steps: dict[int, Step] = {}
         self.serving: Callable[[], bool] = lambda: False  # whether a server runs in this process
-        self.on_change: Callable[[], None] = lambda: None  # a session was opened or closed
         self.turn = Turn()
         self._requests: dict[int, _Request] = {}
         plane.handlers.update({Kind.STEP_DONE: self._step_done, Kind.REPLY: self._reply, Kind.STEP_WAITS: self._step_waits})
         plane.on_lost.append(self._lose)
+        plane.on_rejected = self._rejected
 
     def reset(self, containers: Sequence[str], deadline: Deadline | None) -> None:
         """Forget the state in ``containers`` on all ranks."""
@@ -110,13 +111,23 @@ class Master:
         others = [r for r in range(self.size) if r != self.rank]
         self.ask(number, others, Kind.RESET, Reset(request=number, containers=names), "to reset its containers", deadline)
 
-    def ask(self, number: int, ranks: Collection[int], kind: Kind, message: Any, what: str, deadline: Deadline | None) -> None:
-        """Send a message to ``ranks`` and wait for all their answers.
+    def ask(
+        self,
+        number: int,
+        ranks: Collection[int],
+        kind: Kind,
+        message: Any,
+        what: str,
+        deadline: Deadline | None,
+        closed: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Send a message to ``ranks`` and wait for all their answers, or until the session that asks is ``closed()``.
 
         Raises
         ------
         OpError
-            What a rank answered; DeadlineExceededError with the ranks that didn't; UnavailableError if one is lost.
+            What a rank answered; DeadlineExceededError with the ranks that didn't; UnavailableError if one is lost;
+            CancelledError.
         """
         if not ranks:
             return
@@ -131,11 +142,14 @@ class Master:
                 return f"{', '.join(map(self.plane.describe_rank, sorted(request.missing)))} {what}"
 
             timeout_s = config.get("MPIRT_START_TIMEOUT_S")
-            self.wait(lambda: not request.missing or request.error is not None, missing, deadline or Deadline.after(timeout_s))
+            deadline = deadline or Deadline.after(timeout_s)
+            self.wait(lambda: not request.missing or request.error is not None or closed(), missing, deadline)
         finally:
             del self._requests[number]
         if request.error is not None:
             raise request.error
+        if request.missing:
+            raise _closed_while_running()
 
     def wait(self, ready: Callable[[], bool], what: Callable[[], str], deadline: Deadline | None) -> None:
         """Wait for something that a control message brings."""
@@ -182,10 +196,26 @@ class Master:
             if rank in request.missing:
                 request.error = request.error or error
 
+    def _rejected(self, source: int, kind: Kind, number: int, error: Exception) -> bool:
+        """A rank can't answer: whatever waits for that answer, or for any of that rank if it couldn't read even the number, fails."""
+        for step in [step for step in self.steps.values() if kind is Kind.RUN_GRAPH and source in step.outstanding]:
+            if number in (0, step.number):
+                if number:
+                    step.outstanding.discard(source)
+                step.fail(error)
+        for key, request in list(self._requests.items()):
+            if kind in _ANSWERED and source in request.missing and number in (0, key):
+                request.error = request.error or error
+        return kind is Kind.RUN_GRAPH or kind in _ANSWERED
+
     def close_all(self) -> None:
         """Close the sessions that are still open."""
-        for session in list(self.sessions):
+        for session in self.open_sessions():
             session.close()
+
+    def open_sessions(self) -> list[MasterSession]:
+        """The sessions on servers that are open. Other threads may open and close some meanwhile."""
+        return [session for reference in self.sessions.valuerefs() if (session := reference()) is not None]
 
 
 class _Request:
@@ -320,11 +350,11 @@ class MasterSession:
         self._placed: dict[Operation, DeviceName] = {}
         self._pinned: dict[Operation, DeviceName] = {}
         self._compiling = threading.Lock()
+        self._closing = threading.Lock()
         self._running: set[Step] = set()
         self._closed = False
         if target is not None:
-            master.sessions.add(self)
-            master.on_change()
+            master.sessions[self._number] = self
 
     # ---- running
 
@@ -554,7 +584,12 @@ class MasterSession:
         if new:
             request = next(master.numbers)
             message = CreateSession(request=request, session=self._number, isolate=self._isolate, where=self.where)
-            master.ask(request, new, Kind.CREATE_SESSION, message, "to open the session (is a tf.train.Server running there?)", deadline)
+            what = "to open the session (is a tf.train.Server running there?)"
+            try:
+                master.ask(request, new, Kind.CREATE_SESSION, message, what, deadline, lambda: self._closed)
+            except BaseException:  # some may have opened it, others will when they have a server
+                _say_closed(self._plane, new, self._number)
+                raise
             for rank in new:
                 self._sent[rank] = set()
 
@@ -599,10 +634,13 @@ class MasterSession:
 
     def close(self) -> None:
         """Cancel what runs and free the session everywhere; waits half a second at most. Closing again does nothing."""
-        with self._compiling:
+        with self._closing:
             if self._closed:
                 return
             self._closed = True
+        self._plane.progress.ring()
+        with self._compiling:  # what is being compiled hears of it
+            pass
         for step in list(self._running):
             step.fail(_closed_while_running())
         self._plane.progress.ring()
@@ -620,15 +658,24 @@ class MasterSession:
                     self._master.tags.give_back(tag, signature.num_tags)
         self._signatures.clear()
         self._state.close()
-        self._master.sessions.discard(self)
-        self._master.on_change()
+        self._master.sessions.pop(self._number, None)
 
     def __del__(self) -> None:
         if not self._closed and self._sent:  # dropped without being closed: its ranks needn't keep it
-            message = CloseSession(request=0, session=self._number)
-            for rank in self._sent:
-                with contextlib.suppress(Exception):
-                    self._plane.send(rank, Kind.CLOSE_SESSION, message)
+            # Not from here: the garbage collector may call this at any time, in a thread that holds a lock of the transport.
+            self._plane.progress.when(_at_once, partial(_say_closed, self._plane, list(self._sent), self._number))
+
+
+def _at_once() -> bool:
+    return True
+
+
+def _say_closed(plane: ControlPlane, ranks: Collection[int], session: int) -> None:
+    """Tell ranks that a session is closed, without waiting for their answers."""
+    for rank in ranks:
+        if rank not in plane.lost:
+            with contextlib.suppress(errors.OpError):
+                plane.send(rank, Kind.CLOSE_SESSION, CloseSession(request=0, session=session))
 
 
 def _closed_while_running() -> errors.CancelledError:
