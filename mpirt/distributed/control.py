@@ -155,6 +155,13 @@ class ControlPlane:
         self._others = [r for r in range(transport.size) if r != transport.rank]
         self._ending_until = 0.0  # a rank ends the job and has said why: its death is no news
 
+    def serve(self, handlers: dict[Kind, Handler]) -> None:
+        """Have messages of these kinds handled, also those that have come already: another rank may be up before this one."""
+        self.handlers.update(handlers)
+        for kind, handler in handlers.items():
+            for source, message in self.take(kind, lambda s, m: True):
+                self._handle(handler, source, kind, message)
+
     def send(self, dest: int, kind: Kind, message: Any) -> None:
         """Send a message; to oneself it is put into the mail at once."""
         if dest == self.transport.rank:
@@ -203,11 +210,7 @@ class ControlPlane:
             return
         handler = self.handlers.get(kind)
         if handler is not None:
-            try:
-                handler(source, content)
-            except Exception as error:  # a service goes on
-                _log.exception("[r%d] %s from rank %d failed", self.transport.rank, kind.name, source)
-                self.reject(source, kind, error)
+            self._handle(handler, source, kind, content)
         elif kind is Kind.BROKEN:
             self.broken = self.broken or to_error(content, None)
         elif kind is Kind.ENDING:
@@ -215,6 +218,13 @@ class ControlPlane:
         else:
             with self._mail_lock:
                 self.mail[kind].append((source, content))
+
+    def _handle(self, handler: Handler, source: int, kind: Kind, content: Any) -> None:
+        try:
+            handler(source, content)
+        except Exception as error:  # a service goes on
+            _log.exception("[r%d] %s from rank %d failed", self.transport.rank, kind.name, source)
+            self.reject(source, kind, error)
 
     def reject(self, source: int, kind: int, error: Exception) -> None:
         """Send a message back to whoever sent it: it can't be read, or nobody here knows what to do about it."""

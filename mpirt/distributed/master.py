@@ -98,7 +98,7 @@ class Master:
         self.on_change: Callable[[], None] = lambda: None  # a session was opened or closed
         self.turn = Turn()
         self._requests: dict[int, _Request] = {}
-        plane.handlers.update({Kind.STEP_DONE: self._step_done, Kind.REPLY: self._reply, Kind.STEP_WAITS: self._step_waits})
+        plane.serve({Kind.STEP_DONE: self._step_done, Kind.REPLY: self._reply, Kind.STEP_WAITS: self._step_waits})
         plane.on_lost.append(self._lose)
 
     def reset(self, containers: Sequence[str], deadline: Deadline | None) -> None:

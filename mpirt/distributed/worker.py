@@ -75,7 +75,7 @@ class Worker:
         self._programs: dict[tuple[int, int], _Program] = {}
         self._steps: dict[tuple[int, int], _Step] = {}
         self._early: list[tuple[int, CreateSession]] = []  # came before there was a server
-        plane.handlers.update({
+        plane.serve({
             Kind.CREATE_SESSION: self._create_session,
             Kind.EXTEND_SESSION: self._extend_session,
             Kind.REGISTER_GRAPH: self._register_graph,
