@@ -184,8 +184,21 @@ def test_device_filters_hide_the_tasks_that_no_filter_names() -> None:
                 session.run(hidden)
             return caught.value.message
 
-    message = served(3, run, {"ps": 1, "worker": 2})[0]
-    assert "/job:worker/task:1" in message and "/job:ps/task:0, /job:worker/task:0" in message, message
+    assert served(3, run, {"ps": 1, "worker": 2}) == [
+        "cannot place 'hidden' on /job:worker/task:1: the device_filters of the session hide /job:worker/task:1."
+        " All devices: /job:ps/task:0/device:CPU:0, /job:worker/task:0/device:CPU:0."
+    ]
+
+
+def test_the_target_itself_is_never_hidden_by_device_filters() -> None:
+    """As in TensorFlow, whose filters choose among the other tasks."""
+
+    def run(rank: int, cluster: Cluster) -> Any:
+        x = tf.identity(1.0, name="x")
+        with session_on("worker:0", cluster, tf.ConfigProto(device_filters=["/job:ps"])) as session:
+            return float(session.run(x)), session.placement()["x"]
+
+    assert served(2, run, {"ps": 1, "worker": 1}) == [(1.0, "/job:worker/task:0/device:CPU:0")]
 
 
 def test_a_rank_that_the_filters_hide_is_never_asked() -> None:
