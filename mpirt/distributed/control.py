@@ -40,6 +40,7 @@ from mpirt.distributed.control_pb2 import (
     Reset,
     Rest,
     RunGraph,
+    SessionEnded,
     Settlement,
     Status,
     StepDone,
@@ -91,6 +92,7 @@ class Kind(IntEnum):
     GONE = 29
     REST = 30
     REST_OVER = 31
+    SESSION_ENDED = 32
 
 
 _MESSAGE: dict[Kind, Any] = {
@@ -125,6 +127,7 @@ _MESSAGE: dict[Kind, Any] = {
     Kind.GONE: Gone,
     Kind.REST: Rest,
     Kind.REST_OVER: Rest,
+    Kind.SESSION_ENDED: SessionEnded,
 }
 _PARSE: dict[int, tuple[Kind, Any]] = {int(kind): (kind, message.FromString) for kind, message in _MESSAGE.items()}
 
