@@ -51,6 +51,7 @@ from mpirt.graph.shapes import Shape
 LARGE_CONSTANT_NBYTES = 1 << 16
 _MAX_SLOTS_PER_INSTRUCTION = 4096
 _MAX_NDIM = 64
+_TASK = re.compile(r"/job:([\w.-]+)/task:([0-9]{1,9})", re.ASCII)  # also the client, whose job's name no cluster can have
 _RUN, _READ, _MOVE, _SEND, _RECV = range(5)
 
 
@@ -313,9 +314,6 @@ class _Reader:
         if not 0 <= index < len(items):
             raise _malformed(f"{what} {index} of {len(items)}")
         return items[index]
-
-
-_TASK = re.compile(r"/job:([^/]{1,200})/task:(\d{1,9})")
 
 
 def _task(text: str) -> Task:

@@ -41,6 +41,7 @@ from mpirt.distributed.control_pb2 import (
     Reply,
     Reset,
     RunGraph,
+    SessionEnded,
     StepDone,
     StepStatus,
 )
@@ -99,7 +100,12 @@ class Master:
         self.on_change: Callable[[], None] = lambda: None  # a session was opened or closed
         self.turn = Turn()
         self._requests: dict[int, _Request] = {}
-        plane.handlers.update({Kind.STEP_DONE: self._step_done, Kind.REPLY: self._reply, Kind.STEP_WAITS: self._step_waits})
+        plane.serve({
+            Kind.STEP_DONE: self._step_done,
+            Kind.REPLY: self._reply,
+            Kind.STEP_WAITS: self._step_waits,
+            Kind.SESSION_ENDED: self._session_ended,
+        })  # fmt: skip
         plane.on_lost.append(self._lose)
 
     def reset(self, containers: Sequence[str], deadline: Deadline | None) -> None:
@@ -172,6 +178,11 @@ class Master:
             request.missing.discard(source)
             if message.HasField("error"):
                 request.error = request.error or to_error(message.error, None)
+
+    def _session_ended(self, source: int, message: SessionEnded) -> None:
+        for session in list(self.sessions):
+            if session.number == message.session:
+                session.end_on(source, to_error(message.error, None))
 
     def _lose(self, rank: int, error: errors.UnavailableError) -> None:
         for step in list(self.steps.values()):
@@ -312,11 +323,12 @@ class MasterSession:
         self._isolate = isolate
         self._log_placement = log_placement
         self._target = target
-        self._number = next(master.numbers)
+        self.number = next(master.numbers)
         self._name = f"{next(master.ordinals)}" + (f"-of-rank-{master.rank}" if target is not None else "")
         self._state = SessionState(ResourceManager() if isolate else master.local.resources, master.local.devices)
         self._signatures: dict[tuple[Leaves, frozenset[Tensor]], _Signature] = {}
         self._sent: dict[int, set[Operation]] = {}  # operations that ranks have
+        self._ended: dict[int, Exception] = {}  # ranks whose servers were stopped
         self._placed: dict[Operation, DeviceName] = {}
         self._pinned: dict[Operation, DeviceName] = {}
         self._compiling = threading.Lock()
@@ -353,7 +365,7 @@ class MasterSession:
 
     def _run_with_others(self, signature: _Signature, arrays: dict[int, Any], deadline: Deadline | None) -> list[Any]:
         master, plane = self._master, self._plane
-        if plane.lost:
+        if plane.lost or self._ended:
             self._check_ranks(signature.ranks)
         try:
             lane = signature.lanes.pop()
@@ -539,8 +551,17 @@ class MasterSession:
 
     def _check_ranks(self, ranks: Collection[int]) -> None:
         for rank in ranks:
-            if rank in self._plane.lost:
-                raise self._plane.lost[rank]
+            error = self._plane.lost.get(rank) or self._ended.get(rank)
+            if error is not None:
+                raise error
+
+    def end_on(self, rank: int, error: Exception) -> None:
+        """The server of ``rank`` was stopped: this session can't use it any more, also if there is a new one."""
+        self._ended[rank] = error
+        self._sent.pop(rank, None)
+        for step in list(self._running):
+            if rank in step.outstanding:
+                step.fail(error)
 
     def _open(self, ranks: Collection[int], deadline: Deadline | None) -> None:
         """Open the session on ranks where it isn't yet."""
@@ -553,7 +574,7 @@ class MasterSession:
         new = [r for r in sorted(ranks) if r not in self._sent and r != master.rank]
         if new:
             request = next(master.numbers)
-            message = CreateSession(request=request, session=self._number, isolate=self._isolate, where=self.where)
+            message = CreateSession(request=request, session=self.number, isolate=self._isolate, where=self.where)
             master.ask(request, new, Kind.CREATE_SESSION, message, "to open the session (is a tf.train.Server running there?)", deadline)
             for rank in new:
                 self._sent[rank] = set()
@@ -563,14 +584,14 @@ class MasterSession:
         known = self._sent[rank]
         operations = [op for op in operations_of(program) if op not in known]
         if operations:
-            message, large = extension(self._number, operations, known)
+            message, large = extension(self.number, operations, known)
             transport = self._plane.transport
             for constant, op in zip(message.constants, large, strict=True):
                 constant.tag = self._master.tags.take(1)
                 transport.keep([transport.isend(op.attrs["value"], rank, constant.tag)])
             self._plane.send(rank, Kind.EXTEND_SESSION, message)
             known.update(operations)
-        self._plane.send(rank, Kind.REGISTER_GRAPH, RegisterGraph(session=self._number, graph=number, program=program_def(program)))
+        self._plane.send(rank, Kind.REGISTER_GRAPH, RegisterGraph(session=self.number, graph=number, program=program_def(program)))
 
     def _new_lane(self, signature: _Signature) -> _Lane:
         tag = self._master.tags.take(signature.num_tags)
@@ -608,7 +629,7 @@ class MasterSession:
         self._plane.progress.ring()
         ranks = [rank for rank in self._sent if rank not in self._plane.lost]
         request = next(self._master.numbers)
-        message = CloseSession(request=request, session=self._number)
+        message = CloseSession(request=request, session=self.number)
         try:
             self._master.ask(request, ranks, Kind.CLOSE_SESSION, message, "to close the session", Deadline.after(_CLOSE_S))
             self._plane.progress.wait(lambda: not self._running, lambda: "the session's steps to end", _CLOSE_S)
@@ -625,7 +646,7 @@ class MasterSession:
 
     def __del__(self) -> None:
         if not self._closed and self._sent:  # dropped without being closed: its ranks needn't keep it
-            message = CloseSession(request=0, session=self._number)
+            message = CloseSession(request=0, session=self.number)
             for rank in self._sent:
                 with contextlib.suppress(Exception):
                     self._plane.send(rank, Kind.CLOSE_SESSION, message)
