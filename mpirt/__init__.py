@@ -110,7 +110,7 @@ from mpirt.ops.check_ops import (
 from mpirt.ops.clip_ops import clip_by_average_norm, clip_by_global_norm, clip_by_norm, clip_by_value, global_norm, norm
 from mpirt.ops.complex_ops import angle, complex, conj, imag, real, to_complex64, to_complex128
 from mpirt.ops.concat_ops import concat, parallel_stack, split, stack, unstack
-from mpirt.ops.cond_ops import case, cond
+from mpirt.ops.cond_ops import case, cond, switch_case
 from mpirt.ops.control_flow_ops import Assert, group, no_op, tuple, with_dependencies
 from mpirt.ops.cumulative_ops import cumprod, cumsum, cumulative_logsumexp
 from mpirt.ops.data_flow_ops import FIFOQueue, PaddingFIFOQueue, PriorityQueue, QueueBase, RandomShuffleQueue
@@ -144,6 +144,7 @@ from mpirt.ops.init_ops import (
     glorot_normal_initializer,
     glorot_uniform_initializer,
     ones_initializer,
+    orthogonal_initializer,
     random_normal_initializer,
     random_uniform_initializer,
     truncated_normal_initializer,
@@ -391,11 +392,11 @@ __all__ = [
     "matrix_band_part", "matrix_diag", "matrix_diag_part", "matrix_set_diag", "matrix_transpose", "maximum", "meshgrid",
     "min_max_variable_partitioner", "minimum", "mod", "model_variables", "moving_average_variables", "multinomial",
     "multiply", "multiply_no_nan", "name_scope", "ndtri", "negative", "newaxis", "nn", "no_gradient", "no_op",
-    "no_regularizer", "norm", "not_equal", "one_hot", "ones", "ones_initializer", "ones_like", "pad", "parallel_stack",
-    "placeholder", "placeholder_with_default", "polygamma", "pow", "py_func", "queue", "random", "random_normal",
-    "random_normal_initializer", "random_shuffle", "random_uniform", "random_uniform_initializer", "range", "rank", "real",
-    "realdiv", "reciprocal", "reduce_all", "reduce_any", "reduce_euclidean_norm", "reduce_logsumexp", "reduce_max",
-    "reduce_mean", "reduce_min", "reduce_prod", "reduce_std", "reduce_sum", "reduce_variance",
+    "no_regularizer", "norm", "not_equal", "one_hot", "ones", "ones_initializer", "ones_like", "orthogonal_initializer",
+    "pad", "parallel_stack", "placeholder", "placeholder_with_default", "polygamma", "pow", "py_func", "queue", "random",
+    "random_normal", "random_normal_initializer", "random_shuffle", "random_uniform", "random_uniform_initializer", "range",
+    "rank", "real", "realdiv", "reciprocal", "reduce_all", "reduce_any", "reduce_euclidean_norm", "reduce_logsumexp",
+    "reduce_max", "reduce_mean", "reduce_min", "reduce_prod", "reduce_std", "reduce_sum", "reduce_variance",
     "report_uninitialized_variables", "reset_default_graph", "reshape", "resource", "resource_variables_enabled", "reverse",
     "reverse_sequence", "reverse_v2", "rint", "round", "rsqrt", "saturate_cast", "scalar_mul", "scatter_add", "scatter_div",
     "scatter_max", "scatter_min", "scatter_mul", "scatter_nd", "scatter_nd_add", "scatter_nd_sub", "scatter_nd_update",
@@ -404,13 +405,13 @@ __all__ = [
     "sort", "sparse", "sparse_fill_empty_rows", "sparse_mask", "sparse_placeholder", "sparse_reorder", "sparse_reshape",
     "sparse_retain", "sparse_segment_mean", "sparse_segment_sqrt_n", "sparse_segment_sum", "sparse_tensor_dense_matmul",
     "sparse_tensor_to_dense", "sparse_to_dense", "split", "sqrt", "square", "squared_difference", "squeeze", "stack",
-    "stop_gradient", "strided_slice", "string", "subtract", "tan", "tanh", "tensor_scatter_add", "tensor_scatter_nd_add",
-    "tensor_scatter_nd_sub", "tensor_scatter_nd_update", "tensor_scatter_sub", "tensor_scatter_update", "tensordot", "tile",
-    "to_complex128", "to_complex64", "to_double", "to_float", "to_int32", "to_int64", "train", "trainable_variables",
-    "transpose", "truediv", "truncated_normal", "truncated_normal_initializer", "truncatediv", "truncatemod", "tuple",
-    "uint16", "uint32", "uint64", "uint8", "uniform_unit_scaling_initializer", "unique", "unique_with_counts",
-    "unsorted_segment_max", "unsorted_segment_mean", "unsorted_segment_min", "unsorted_segment_prod",
-    "unsorted_segment_sqrt_n", "unsorted_segment_sum", "unstack", "variable_axis_size_partitioner", "variable_op_scope",
-    "variable_scope", "variables_initializer", "variance_scaling_initializer", "where", "where_v2", "while_loop",
-    "with_dependencies", "xdivy", "xlog1py", "xlogy", "zeros", "zeros_initializer", "zeros_like", "zeta",
+    "stop_gradient", "strided_slice", "string", "subtract", "switch_case", "tan", "tanh", "tensor_scatter_add",
+    "tensor_scatter_nd_add", "tensor_scatter_nd_sub", "tensor_scatter_nd_update", "tensor_scatter_sub",
+    "tensor_scatter_update", "tensordot", "tile", "to_complex128", "to_complex64", "to_double", "to_float", "to_int32",
+    "to_int64", "train", "trainable_variables", "transpose", "truediv", "truncated_normal", "truncated_normal_initializer",
+    "truncatediv", "truncatemod", "tuple", "uint16", "uint32", "uint64", "uint8", "uniform_unit_scaling_initializer",
+    "unique", "unique_with_counts", "unsorted_segment_max", "unsorted_segment_mean", "unsorted_segment_min",
+    "unsorted_segment_prod", "unsorted_segment_sqrt_n", "unsorted_segment_sum", "unstack", "variable_axis_size_partitioner",
+    "variable_op_scope", "variable_scope", "variables_initializer", "variance_scaling_initializer", "where", "where_v2",
+    "while_loop", "with_dependencies", "xdivy", "xlog1py", "xlogy", "zeros", "zeros_initializer", "zeros_like", "zeta",
 ]  # fmt: skip

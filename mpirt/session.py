@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from tensorboard.compat.proto.config_pb2 import ConfigProto
@@ -78,7 +79,8 @@ class BaseSession:
         here, log_placement = self._cluster, bool(self._config.log_device_placement)
         if not self._target and here.size > 1:
             return CollectiveSession(here.next_session(), self._graph, here, rules, self._fetch_on, log_placement)
-        inventory = _visible(here.inventory, self._config.device_filters)
+        inventory = _visible(here.inventory, self._config.device_filters, rules.master)
+        rules = replace(rules, hidden=frozenset(here.inventory.keys() - inventory.keys()))
         target = here.rank_of(rules.master) if self._target else None
         isolate = not self._target or bool(self._config.isolate_session_state)
         return MasterSession(here.master, self._graph, rules, inventory, isolate=isolate, log_placement=log_placement, target=target)
@@ -294,10 +296,14 @@ def _default_cluster(config: Any) -> Cluster:
     return cluster(ClusterSpec(config.cluster_def) if config.cluster_def.job else None)
 
 
-def _visible(inventory: Inventory, filters: Sequence[str]) -> Inventory:
-    """The devices that a session may use: of tasks that one of the filters allows, all if there are none."""
+def _visible(inventory: Inventory, filters: Sequence[str], master: Task) -> Inventory:
+    """The devices that a session may use: its master's and those of tasks that one of the filters allows; all without filters."""
     specs = [DeviceSpec.from_string(f) for f in filters]
-    return {t: d for t, d in inventory.items() if not specs or any(s.job in (None, t.job) and s.task in (None, t.index) for s in specs)}
+
+    def allowed(task: Task) -> bool:
+        return not specs or task == master or any(s.job in (None, task.job) and s.task in (None, task.index) for s in specs)
+
+    return {task: devices for task, devices in inventory.items() if allowed(task)}
 
 
 def _master_task(target: str, master: str | None, cluster: Cluster) -> Task:

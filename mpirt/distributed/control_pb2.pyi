@@ -313,6 +313,14 @@ class CloseSession(_message.Message):
     session: int
     def __init__(self, request: _Optional[int] = ..., session: _Optional[int] = ...) -> None: ...
 
+class SessionEnded(_message.Message):
+    __slots__ = ("session", "error")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    error: ErrorRecord
+    def __init__(self, session: _Optional[int] = ..., error: _Optional[_Union[ErrorRecord, _Mapping]] = ...) -> None: ...
+
 class Reply(_message.Message):
     __slots__ = ("request", "error")
     REQUEST_FIELD_NUMBER: _ClassVar[int]

@@ -8,6 +8,7 @@ clear error. Nothing is evaluated.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,6 @@ from google.protobuf.message import DecodeError
 from tensorboard.compat.proto import graph_pb2
 
 from mpirt import dtypes, errors
-from mpirt.cluster.device_spec import DeviceSpec
 from mpirt.cluster.task import Task
 from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import (
@@ -50,6 +50,7 @@ from mpirt.graph.shapes import Shape
 
 LARGE_CONSTANT_NBYTES = 1 << 16
 _MAX_NDIM = 64
+_TASK = re.compile(r"/job:([\w.-]+)/task:([0-9]{1,9})", re.ASCII)  # also the client, whose job's name no cluster can have
 _RUN, _READ, _MOVE, _SEND, _RECV = range(5)
 
 
@@ -315,13 +316,11 @@ class _Reader:
 
 
 def _task(text: str) -> Task:
-    try:
-        spec = DeviceSpec.from_string(text)
-    except ValueError:
-        raise _malformed(f"{text!r} is no task") from None
-    if spec.job is None or spec.task is None:
+    """A task for people to read: the client of a session is one, though no rank table has it."""
+    found = _TASK.fullmatch(text)
+    if found is None:
         raise _malformed(f"{text!r} is no task")
-    return Task(spec.job, spec.task)
+    return Task(found[1], int(found[2]))
 
 
 def _malformed(what: str) -> errors.InvalidArgumentError:

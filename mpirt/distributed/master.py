@@ -41,6 +41,7 @@ from mpirt.distributed.control_pb2 import (
     Reply,
     Reset,
     RunGraph,
+    SessionEnded,
     StepDone,
     StepStatus,
 )
@@ -99,7 +100,12 @@ class Master:
         self.serving: Callable[[], bool] = lambda: False  # whether a server runs in this process
         self.turn = Turn()
         self._requests: dict[int, _Request] = {}
-        plane.handlers.update({Kind.STEP_DONE: self._step_done, Kind.REPLY: self._reply, Kind.STEP_WAITS: self._step_waits})
+        plane.serve({
+            Kind.STEP_DONE: self._step_done,
+            Kind.REPLY: self._reply,
+            Kind.STEP_WAITS: self._step_waits,
+            Kind.SESSION_ENDED: self._session_ended,
+        })  # fmt: skip
         plane.on_lost.append(self._lose)
         plane.on_rejected = self._rejected
 
@@ -111,23 +117,13 @@ class Master:
         others = [r for r in range(self.size) if r != self.rank]
         self.ask(number, others, Kind.RESET, Reset(request=number, containers=names), "to reset its containers", deadline)
 
-    def ask(
-        self,
-        number: int,
-        ranks: Collection[int],
-        kind: Kind,
-        message: Any,
-        what: str,
-        deadline: Deadline | None,
-        closed: Callable[[], bool] = lambda: False,
-    ) -> None:
-        """Send a message to ``ranks`` and wait for all their answers, or until the session that asks is ``closed()``.
+    def ask(self, number: int, ranks: Collection[int], kind: Kind, message: Any, what: str, deadline: Deadline | None) -> None:
+        """Send a message to ``ranks`` and wait for all their answers.
 
         Raises
         ------
         OpError
-            What a rank answered; DeadlineExceededError with the ranks that didn't; UnavailableError if one is lost;
-            CancelledError.
+            What a rank answered; DeadlineExceededError with the ranks that didn't; UnavailableError if one is lost.
         """
         if not ranks:
             return
@@ -142,14 +138,11 @@ class Master:
                 return f"{', '.join(map(self.plane.describe_rank, sorted(request.missing)))} {what}"
 
             timeout_s = config.get("MPIRT_START_TIMEOUT_S")
-            deadline = deadline or Deadline.after(timeout_s)
-            self.wait(lambda: not request.missing or request.error is not None or closed(), missing, deadline)
+            self.wait(lambda: not request.missing or request.error is not None, missing, deadline or Deadline.after(timeout_s))
         finally:
             del self._requests[number]
         if request.error is not None:
             raise request.error
-        if request.missing:
-            raise _closed_while_running()
 
     def wait(self, ready: Callable[[], bool], what: Callable[[], str], deadline: Deadline | None) -> None:
         """Wait for something that a control message brings."""
@@ -186,6 +179,11 @@ class Master:
             request.missing.discard(source)
             if message.HasField("error"):
                 request.error = request.error or to_error(message.error, None)
+
+    def _session_ended(self, source: int, message: SessionEnded) -> None:
+        session = self.sessions.get(message.session)
+        if session is not None:
+            session.end_on(source, to_error(message.error, None))
 
     def _lose(self, rank: int, error: errors.UnavailableError) -> None:
         for step in list(self.steps.values()):
@@ -342,19 +340,19 @@ class MasterSession:
         self._isolate = isolate
         self._log_placement = log_placement
         self._target = target
-        self._number = next(master.numbers)
+        self.number = next(master.numbers)
         self._name = f"{next(master.ordinals)}" + (f"-of-rank-{master.rank}" if target is not None else "")
         self._state = SessionState(ResourceManager() if isolate else master.local.resources, master.local.devices)
         self._signatures: dict[tuple[Leaves, frozenset[Tensor]], _Signature] = {}
         self._sent: dict[int, set[Operation]] = {}  # operations that ranks have
+        self._ended: dict[int, Exception] = {}  # ranks whose servers were stopped
         self._placed: dict[Operation, DeviceName] = {}
         self._pinned: dict[Operation, DeviceName] = {}
         self._compiling = threading.Lock()
-        self._closing = threading.Lock()
         self._running: set[Step] = set()
         self._closed = False
         if target is not None:
-            master.sessions[self._number] = self
+            master.sessions[self.number] = self
 
     # ---- running
 
@@ -383,7 +381,7 @@ class MasterSession:
 
     def _run_with_others(self, signature: _Signature, arrays: dict[int, Any], deadline: Deadline | None) -> list[Any]:
         master, plane = self._master, self._plane
-        if plane.lost:
+        if plane.lost or self._ended:
             self._check_ranks(signature.ranks)
         try:
             lane = signature.lanes.pop()
@@ -569,8 +567,17 @@ class MasterSession:
 
     def _check_ranks(self, ranks: Collection[int]) -> None:
         for rank in ranks:
-            if rank in self._plane.lost:
-                raise self._plane.lost[rank]
+            error = self._plane.lost.get(rank) or self._ended.get(rank)
+            if error is not None:
+                raise error
+
+    def end_on(self, rank: int, error: Exception) -> None:
+        """The server of ``rank`` was stopped: this session can't use it any more, also if there is a new one."""
+        self._ended[rank] = error
+        self._sent.pop(rank, None)
+        for step in list(self._running):
+            if rank in step.outstanding:
+                step.fail(error)
 
     def _open(self, ranks: Collection[int], deadline: Deadline | None) -> None:
         """Open the session on ranks where it isn't yet."""
@@ -583,13 +590,8 @@ class MasterSession:
         new = [r for r in sorted(ranks) if r not in self._sent and r != master.rank]
         if new:
             request = next(master.numbers)
-            message = CreateSession(request=request, session=self._number, isolate=self._isolate, where=self.where)
-            what = "to open the session (is a tf.train.Server running there?)"
-            try:
-                master.ask(request, new, Kind.CREATE_SESSION, message, what, deadline, lambda: self._closed)
-            except BaseException:  # some may have opened it, others will when they have a server
-                _say_closed(self._plane, new, self._number)
-                raise
+            message = CreateSession(request=request, session=self.number, isolate=self._isolate, where=self.where)
+            master.ask(request, new, Kind.CREATE_SESSION, message, "to open the session (is a tf.train.Server running there?)", deadline)
             for rank in new:
                 self._sent[rank] = set()
 
@@ -598,14 +600,14 @@ class MasterSession:
         known = self._sent[rank]
         operations = [op for op in operations_of(program) if op not in known]
         if operations:
-            message, large = extension(self._number, operations, known)
+            message, large = extension(self.number, operations, known)
             transport = self._plane.transport
             for constant, op in zip(message.constants, large, strict=True):
                 constant.tag = self._master.tags.take(1)
                 transport.keep([transport.isend(op.attrs["value"], rank, constant.tag)])
             self._plane.send(rank, Kind.EXTEND_SESSION, message)
             known.update(operations)
-        self._plane.send(rank, Kind.REGISTER_GRAPH, RegisterGraph(session=self._number, graph=number, program=program_def(program)))
+        self._plane.send(rank, Kind.REGISTER_GRAPH, RegisterGraph(session=self.number, graph=number, program=program_def(program)))
 
     def _new_lane(self, signature: _Signature) -> _Lane:
         tag = self._master.tags.take(signature.num_tags)
@@ -634,19 +636,16 @@ class MasterSession:
 
     def close(self) -> None:
         """Cancel what runs and free the session everywhere; waits half a second at most. Closing again does nothing."""
-        with self._closing:
+        with self._compiling:
             if self._closed:
                 return
             self._closed = True
-        self._plane.progress.ring()
-        with self._compiling:  # what is being compiled hears of it
-            pass
         for step in list(self._running):
             step.fail(_closed_while_running())
         self._plane.progress.ring()
         ranks = [rank for rank in self._sent if rank not in self._plane.lost]
         request = next(self._master.numbers)
-        message = CloseSession(request=request, session=self._number)
+        message = CloseSession(request=request, session=self.number)
         try:
             self._master.ask(request, ranks, Kind.CLOSE_SESSION, message, "to close the session", Deadline.after(_CLOSE_S))
             self._plane.progress.wait(lambda: not self._running, lambda: "the session's steps to end", _CLOSE_S)
@@ -658,24 +657,14 @@ class MasterSession:
                     self._master.tags.give_back(tag, signature.num_tags)
         self._signatures.clear()
         self._state.close()
-        self._master.sessions.pop(self._number, None)
+        self._master.sessions.pop(self.number, None)
 
     def __del__(self) -> None:
         if not self._closed and self._sent:  # dropped without being closed: its ranks needn't keep it
-            # Not from here: the garbage collector may call this at any time, in a thread that holds a lock of the transport.
-            self._plane.progress.when(_at_once, partial(_say_closed, self._plane, list(self._sent), self._number))
-
-
-def _at_once() -> bool:
-    return True
-
-
-def _say_closed(plane: ControlPlane, ranks: Collection[int], session: int) -> None:
-    """Tell ranks that a session is closed, without waiting for their answers."""
-    for rank in ranks:
-        if rank not in plane.lost:
-            with contextlib.suppress(errors.OpError):
-                plane.send(rank, Kind.CLOSE_SESSION, CloseSession(request=0, session=session))
+            message = CloseSession(request=0, session=self.number)
+            for rank in self._sent:
+                with contextlib.suppress(Exception):
+                    self._plane.send(rank, Kind.CLOSE_SESSION, message)
 
 
 def _closed_while_running() -> errors.CancelledError:

@@ -14,7 +14,6 @@ Background: progress in MPI-4.0 section 2.9 is made by whoever calls; the same i
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -35,7 +34,7 @@ _BESIDE_A_LEADER_S = 5e-3
 class _Follower:
     """A thread that sleeps while another one leads."""
 
-    __slots__ = ("ready", "bell", "done", "error", "gone")
+    __slots__ = ("ready", "bell", "done", "error")
 
     def __init__(self, ready: Callable[[], bool]) -> None:
         self.ready = ready
@@ -43,7 +42,6 @@ class _Follower:
         self.bell.acquire()
         self.done = False
         self.error: Exception | None = None
-        self.gone = False  # interrupted
 
 
 class Progress:
@@ -63,6 +61,7 @@ class Progress:
         self._bell.acquire()
         self._napping = False
         self._woke_others = False
+        self._testing: _Follower | None = None  # whose condition the leader looks at
         self._wanted = False  # whether a thread wants to lead for a moment
         self._in_service = False  # whether the leader is the service thread
         self.eager: set[object] = set()  # while not empty, every turn of a wait polls control messages, not only one in 100 us
@@ -217,37 +216,38 @@ class Progress:
                         go()
                     except Exception:  # it is nobody's who waits here
                         _log.exception("an error of mpirt, please report it")
-        for follower in self._followers.copy():
-            try:
-                self._followers.remove(follower)
-            except ValueError:  # it has gone to see whether it can lead
-                continue
-            if follower.gone:
-                continue
-            ended = True
-            try:
-                ended = follower.done = follower.ready()
-            except Exception as error:  # it is the follower's
-                follower.error = error
-            finally:
-                if ended:
-                    self._woke_others = busy = True
-                    follower.bell.release()
-                else:
-                    self._followers.append(follower)
+        if self._followers:
+            for follower in self._followers.copy():
+                busy |= self._look_for(follower)
         return busy
 
+    def _look_for(self, follower: _Follower) -> bool:
+        """Wake a follower whose wait is over; True if it is."""
+        if follower.done or follower.error is not None:
+            return False  # it was woken and hasn't run since
+        self._testing = follower
+        try:
+            if follower not in self._followers:
+                return False  # it has gone to look for itself
+            follower.done = follower.ready()
+        except Exception as error:  # it is the follower's
+            follower.error = error
+        finally:
+            self._testing = None
+        if not follower.done and follower.error is None:
+            return False
+        self._woke_others = True
+        follower.bell.release()
+        return True
+
     def _follow(self, follower: _Follower) -> None:
-        """Sleep until the leader has found it ready, but not for long. Whoever takes it off the list may ask it: one at a time."""
         self._followers.append(follower)
         try:
-            while not follower.bell.acquire(timeout=_FOLLOW_S):
-                with contextlib.suppress(ValueError):  # not there: the leader is asking it
-                    self._followers.remove(follower)
-                    return
-        except BaseException:  # an interrupt of this thread
-            follower.gone = True
-            raise
+            follower.bell.acquire(timeout=_FOLLOW_S)
+        finally:  # also at an interrupt of this thread
+            self._followers.remove(follower)
+        while self._testing is follower:  # the leader may be in the middle of what only one thread may do
+            time.sleep(0)
 
     def _nap(self, seconds: float) -> None:
         self._napping = True

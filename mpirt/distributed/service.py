@@ -57,8 +57,7 @@ class Service:
         self._switch_interval_s = 0.0  # ours, as Python has rounded it, while it is set
         master.serving = self.serving
         worker.watch = self.watch
-        plane.handlers[Kind.REST] = self._hear_rest
-        plane.handlers[Kind.REST_OVER] = self._hear_over
+        plane.serve({Kind.REST: self._hear_rest, Kind.REST_OVER: self._hear_over})
 
     def serving(self) -> bool:
         """Whether a server runs in this process."""

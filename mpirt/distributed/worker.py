@@ -16,6 +16,7 @@ Does not own: compiling (``master``), what messages look like (``graph_messages`
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -37,6 +38,7 @@ from mpirt.distributed.control_pb2 import (
     Reply,
     Reset,
     RunGraph,
+    SessionEnded,
     StepDone,
     StepStatus,
 )
@@ -77,7 +79,7 @@ class Worker:
         self._programs: dict[tuple[int, int], _Program] = {}
         self._steps: dict[tuple[int, int], _Step] = {}
         self._early: list[tuple[int, CreateSession]] = []  # came before there was a server
-        plane.handlers.update({
+        plane.serve({
             Kind.CREATE_SESSION: self._create_session,
             Kind.EXTEND_SESSION: self._extend_session,
             Kind.REGISTER_GRAPH: self._register_graph,
@@ -180,11 +182,14 @@ class Worker:
             self._end(self._sessions.pop(key))
 
     def stop(self, error: errors.OpError) -> None:
-        """Cancel all steps and forget all sessions. Under the leadership."""
+        """Cancel all steps and forget all sessions; their masters are told, since nobody may answer here any more. Under the leadership."""
         for step in list(self._steps.values()):
             step.cancel(error)
-        for key in list(self._sessions):
-            self._end(self._sessions.pop(key))
+        record = to_record(error)
+        for source, number in list(self._sessions):
+            self._end(self._sessions.pop((source, number)))
+            with contextlib.suppress(errors.OpError):  # it is gone
+                self.plane.send(source, Kind.SESSION_ENDED, SessionEnded(session=number, error=record))
 
     # ---- steps
 

@@ -22,6 +22,7 @@ from mpirt.ops import (
     getitem,
     identity_ops,
     init_ops,
+    linalg_ops,
     logging_ops,
     logic_ops,
     math_ops,
@@ -57,7 +58,7 @@ from mpirt.ops import (
 __all__ = [
     "activation_ops", "apply", "array_ops", "cast_ops", "check_ops", "clip_ops", "complex_ops", "concat_ops", "cond_ops",
     "control_flow_ops", "cumulative_ops", "data_flow_ops", "embedding_ops", "embedding_sparse_ops", "functional_ops",
-    "gather_ops", "getitem", "identity_ops", "init_ops", "logging_ops", "logic_ops", "math_ops", "matmul_ops",
+    "gather_ops", "getitem", "identity_ops", "init_ops", "linalg_ops", "logging_ops", "logic_ops", "math_ops", "matmul_ops",
     "matrix_diag_ops", "moments_ops", "nn_ops", "partition_ops", "partitioned_variables", "queue_ops", "random_ops",
     "range_ops", "reduction_ops", "resource_ops", "scatter_state_ops", "script_ops", "segment_ops", "select_ops",
     "slice_ops", "sort_ops", "sparse_ops", "sparse_segment_ops", "special_ops", "state_ops", "tile_ops", "topk_ops",

@@ -47,7 +47,7 @@ class QueueBase:
         self._name = queue_ref.op.name.rpartition("/")[2]
 
     @staticmethod
-    def from_list(index: Any, queues: list[QueueBase]) -> QueueBase:
+    def from_list(index: Any, queues: Sequence[QueueBase]) -> QueueBase:
         """The queue ``queues[index]``, chosen in each step; all of them must be on one task.
 
         Raises
@@ -55,7 +55,7 @@ class QueueBase:
         TypeError
             If it is no list of queues, or they differ in types or names of components.
         """
-        if not queues or not isinstance(queues, list) or not all(isinstance(q, QueueBase) for q in queues):
+        if not queues or not isinstance(queues, list | tuple) or not all(isinstance(q, QueueBase) for q in queues):
             raise TypeError(f"A list of queues expected, not {queues!r}.")
         first = queues[0]
         for what in ("dtypes", "names"):

@@ -119,7 +119,7 @@ disable_eager_execution disable_resource_variables enable_resource_variables res
 executing_eagerly get_static_value
 nn.safe_embedding_lookup_sparse sparse_placeholder sparse_to_dense sparse_tensor_to_dense sparse_tensor_dense_matmul
 sparse_reorder sparse_reshape sparse_retain sparse_fill_empty_rows sparse_segment_sum sparse_segment_mean
-sparse_segment_sqrt_n sparse_mask sparse.from_dense create_partitioned_variables convert_to_tensor_or_sparse_tensor qr
+sparse_segment_sqrt_n sparse_mask sparse.from_dense create_partitioned_variables convert_to_tensor_or_sparse_tensor
 nn.bias_add nn.compute_accidental_hits nn.crelu nn.dropout nn.elu nn.embedding_lookup nn.embedding_lookup_sparse
 nn.in_top_k nn.l2_loss nn.l2_normalize nn.leaky_relu nn.log_poisson_loss nn.log_softmax nn.moments
 nn.normalize_moments nn.batch_normalization nn.relu nn.relu6 nn.relu_layer nn.selu nn.sigmoid

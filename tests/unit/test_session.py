@@ -421,4 +421,4 @@ def test_the_text_of_a_session_says_what_it_is(graph: Graph) -> None:
     session.run(tf.constant(1))
     assert repr(session) == f"<mpirt.Session of {graph!r}, 1 signatures>"
     session.close()
-    assert repr(session) == f"<mpirt.Session 0 of {graph!r}, closed>"
+    assert repr(session) == f"<mpirt.Session of {graph!r}, closed>"

@@ -39,6 +39,8 @@ BEYOND: dict[str, str] = {
     "Merge": "control flow",
     "DenseBincount": "bincount",
     "EuclideanNorm": "reduce_euclidean_norm",
+    "Case": "switch_case is a chain of conds; the calls are compared",
+    "StatelessCase": "switch_case is a chain of conds; the calls are compared",
     "OptionalFromValue": "TensorFlow's gradient of cond; the calls are compared",
     "EmptyTensorList": "TensorFlow's gradient of while_loop; the calls are compared",
 }
