@@ -105,7 +105,7 @@ class _Context:
         self.owner = owner
         self.op = op
 
-    def resource(self, factory: Callable[[str], Any]) -> Any:
+    def resource(self, factory: Callable[[str], Any], private: bool = False) -> Any:
         name = self.op.attrs.get("shared_name") or self.op.qualified_name
         if name not in self.owner.cells:
             self.owner.cells[name] = factory(name)

@@ -275,9 +275,10 @@ def _group_spec(group: Sequence[Operation], rules: PlacementRules) -> DeviceSpec
     users = [op for op in group if resource_inputs(op)]
     for op in owners + users:
         spec = device_spec.parse(op.device)
+        senseless: tuple[str, ...] = ()  # what a user says of another job, or of another kind of device
         for name in _SPEC_FIELDS:
             mine = getattr(spec, name)
-            if mine is None:
+            if mine is None or name in senseless:
                 continue
             theirs, asker = fields.setdefault(name, (mine, op))
             if mine != theirs and name in ("job", "task") and _changed_inside(op) and not rules.soft:
@@ -294,6 +295,8 @@ def _group_spec(group: Sequence[Operation], rules: PlacementRules) -> DeviceSpec
                     op=op,
                     hint=_mend_colocation(group, (op, asker)),
                 )
+            if mine != theirs and op not in owners:
+                senseless += {"job": ("replica", "task"), "device_type": ("device_index",)}.get(name, ())
     return DeviceSpec(**{name: value for name, (value, _) in fields.items()})  # type: ignore[arg-type]  # checked by its maker
 
 

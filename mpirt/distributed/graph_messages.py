@@ -317,6 +317,7 @@ class _Reader:
 
 
 def _task(text: str) -> Task:
+    """A task for people to read: the client of a session is one, though no rank table has it."""
     found = _TASK.fullmatch(text)
     if found is None:
         raise _malformed(f"{text!r} is no task")

@@ -94,6 +94,7 @@ class Master:
         self.tags = TagSpace.of_master(transport.max_tag, self.rank, self.size)
         self.sessions: weakref.WeakSet[MasterSession] = weakref.WeakSet()  # those that are open
         self.numbers = itertools.count(1)  # of sessions, graphs, steps and requests
+        self.ordinals = itertools.count()  # of sessions, for people
         self.steps: dict[int, Step] = {}
         self.serving: Callable[[], bool] = lambda: False  # whether a server runs in this process
         self.on_change: Callable[[], None] = lambda: None  # a session was opened or closed
@@ -323,6 +324,7 @@ class MasterSession:
         self._log_placement = log_placement
         self._target = target
         self.number = next(master.numbers)
+        self._name = f"{next(master.ordinals)}" + (f"-of-rank-{master.rank}" if target is not None else "")
         self._state = SessionState(ResourceManager() if isolate else master.local.resources, master.local.devices)
         self._signatures: dict[tuple[Leaves, frozenset[Tensor]], _Signature] = {}
         self._sent: dict[int, set[Operation]] = {}  # operations that ranks have
@@ -532,9 +534,9 @@ class MasterSession:
             self._register(other, number, theirs)
         executor = Executor(program, self._state, master.plane.transport)
         signature = _Signature(number, plan, program, executor, list(programs))
-        dump_program(program, f"{self.number}-on-{rank}", self.num_signatures, rank)
+        dump_program(program, self._name, self.num_signatures, rank)
         for other, theirs in programs.items():
-            dump_program(theirs, f"{self.number}-on-{rank}", self.num_signatures, other)
+            dump_program(theirs, self._name, self.num_signatures, other)
         if self._log_placement:
             print_placement(plan.placement, self._placed)
         self.num_signatures += 1
@@ -638,6 +640,7 @@ class MasterSession:
                 for tag in signature.all_tags:
                     self._master.tags.give_back(tag, signature.num_tags)
         self._signatures.clear()
+        self._state.close()
         self._master.sessions.discard(self)
         self._master.on_change()
 

@@ -61,6 +61,7 @@ class Progress:
         self._bell.acquire()
         self._napping = False
         self._woke_others = False
+        self._testing: _Follower | None = None  # whose condition the leader looks at
         self._wanted = False  # whether a thread wants to lead for a moment
         self._in_service = False  # whether the leader is the service thread
         self.eager: set[object] = set()  # while not empty, every turn of a wait polls control messages, not only one in 100 us
@@ -215,23 +216,34 @@ class Progress:
                         _log.exception("an error of mpirt, please report it")
         if self._followers:
             for follower in self._followers.copy():
-                try:
-                    follower.done = follower.done or follower.ready()
-                except Exception as error:  # it is the follower's
-                    follower.error = error
-                if follower.done or follower.error is not None:
-                    self._woke_others = busy = True
-                    self._followers.remove(follower)
-                    follower.bell.release()
+                busy |= self._look_for(follower)
         return busy
+
+    def _look_for(self, follower: _Follower) -> bool:
+        """Wake a follower whose wait is over; True if it is."""
+        if follower.done or follower.error is not None:
+            return False  # it was woken and hasn't run since
+        self._testing = follower
+        try:
+            if follower not in self._followers:
+                return False  # it has gone to look for itself
+            follower.done = follower.ready()
+        except Exception as error:  # it is the follower's
+            follower.error = error
+        finally:
+            self._testing = None
+        if not follower.done and follower.error is None:
+            return False
+        self._woke_others = True
+        follower.bell.release()
+        return True
 
     def _follow(self, follower: _Follower) -> None:
         self._followers.append(follower)
-        if not follower.bell.acquire(timeout=_FOLLOW_S):
-            try:
-                self._followers.remove(follower)
-            except ValueError:  # the leader has just found it ready and rings
-                follower.bell.acquire()
+        follower.bell.acquire(timeout=_FOLLOW_S)
+        self._followers.remove(follower)
+        while self._testing is follower:  # the leader may be in the middle of what only one thread may do
+            time.sleep(0)
 
     def _nap(self, seconds: float) -> None:
         self._napping = True

@@ -172,6 +172,7 @@ class Worker:
             step.cancel(errors.CancelledError("the session was closed."))
         for key in [key for key, program in self._programs.items() if program.session is session]:
             del self._programs[key]
+        session.state.close()
 
     def _lose(self, rank: int, error: errors.UnavailableError) -> None:
         for key in [key for key in self._sessions if key[0] == rank]:

@@ -83,10 +83,11 @@ class KernelContext(Protocol):
     """Array namespace of the device: numpy or cupy."""
     op: Operation
 
-    def resource(self, factory: Callable[[str], Any]) -> Any:
+    def resource(self, factory: Callable[[str], Any], private: bool = False) -> Any:
         """The state (variable cell, queue, ...) of this op on its task; ``factory(name)`` makes it the first time.
 
-        It is found by (container, ``shared_name`` attribute or the op's name), as in TensorFlow.
+        It is found by (container, ``shared_name`` attribute or the op's name), as in TensorFlow. With ``private``, what has
+        no ``shared_name`` belongs to the session: no other session meets it, and it ends with the session.
         """
 
     def rng(self, seed: int, seed2: int) -> np.random.Generator:

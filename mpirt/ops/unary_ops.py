@@ -190,6 +190,11 @@ def sqrt(x: Any, name: str | None = None) -> Tensor:
     return _apply("Sqrt", x, name)
 
 
+def _zero_where_unused(ctx: KernelContext, dy: Any, z: Any) -> Any:
+    """``z``, but 0 where no gradient arrives: an infinite slope that nobody follows is no NaN (TensorFlow's rule too)."""
+    return ctx.xp.where(dy == 0, dy, z)
+
+
 _register("Sqrt", direct="sqrt")
 _register_grad("SqrtGrad")
 
@@ -198,7 +203,7 @@ _register_grad("SqrtGrad")
 def _sqrt_grad_kernel(ctx: KernelContext, y: Any, dy: Any) -> Any:
     z = ctx.xp.true_divide(dy, ctx.xp.conjugate(y) if y.dtype.kind == "c" else y)
     z *= y.dtype.type(0.5)
-    return z
+    return _zero_where_unused(ctx, dy, z)
 
 
 @register_gradient("Sqrt")
@@ -236,7 +241,7 @@ def _rsqrt_grad_kernel(ctx: KernelContext, y: Any, dy: Any) -> Any:
     z *= y
     z *= dy
     z *= y.dtype.type(-0.5)
-    return z
+    return _zero_where_unused(ctx, dy, z)
 
 
 @register_gradient("Rsqrt")
@@ -276,7 +281,7 @@ def _reciprocal_grad_kernel(ctx: KernelContext, y: Any, dy: Any) -> Any:
     y = ctx.xp.conjugate(y) if y.dtype.kind == "c" else y
     z = y * y
     z *= dy
-    return ctx.xp.negative(z, out=_out(z))
+    return _zero_where_unused(ctx, dy, ctx.xp.negative(z, out=_out(z)))
 
 
 @register_gradient("Reciprocal", "Inv")

@@ -69,13 +69,13 @@ class KernelContext:
         self._resource: Any = None
         self._generation = -1  # of the resources when this one was looked up
 
-    def resource(self, factory: Callable[[str], Any]) -> Any:
+    def resource(self, factory: Callable[[str], Any], private: bool = False) -> Any:
         """The state of this op on its task; see ``graph.op_def.KernelContext``."""
-        resources = self._state.resources
+        attrs = self.op.attrs
+        shared_name = attrs.get("shared_name")
+        resources = self._state.private if private and not shared_name else self._state.resources
         if self._generation != resources.generation:
-            attrs = self.op.attrs
-            name = attrs.get("shared_name") or self.op.qualified_name
-            generation = resources.generation
+            generation, name = resources.generation, shared_name or self.op.qualified_name
             self._resource = resources.lookup_or_create(self._device.task, attrs.get("container", ""), name, factory)
             self._generation = generation
         return self._resource
@@ -110,13 +110,24 @@ class KernelContext:
 
 
 class SessionState:
-    """What one session keeps on this rank: resources, kernel contexts, compiled bodies."""
+    """What one session keeps on this rank: resources, kernel contexts, compiled bodies.
+
+    Parameters
+    ----------
+    resources : those of the tasks, which sessions share; the session's own are in ``private``
+    devices : of the tasks
+    """
 
     def __init__(self, resources: ResourceManager, devices: Devices) -> None:
         self.resources = resources
+        self.private = ResourceManager()
         self.devices = devices
         self._contexts: dict[tuple[Operation, DeviceName], KernelContext] = {}
         self._bodies: dict[tuple[Function, DeviceName], Callable[[Sequence[Any]], list[Any]]] = {}
+
+    def close(self) -> None:
+        """Drop what is the session's own."""
+        self.private.clear()
 
     def context(self, op: Operation, device: DeviceName) -> KernelContext:
         """The kernel context of ``op``."""

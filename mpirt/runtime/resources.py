@@ -29,12 +29,17 @@ class ResourceManager:
             return self._resources[key]
 
     def clear(self, containers: Iterable[str] | None = None) -> None:
-        """Drop all resources, or those of some containers ("" is the default one)."""
+        """Drop all resources, or those of some containers ("" is the default one).
+
+        One that others may be waiting for has a method ``discard``, which tells them; it is called then.
+        """
         chosen = None if containers is None else set(containers)
         with self._lock:
             self.generation += 1
-            for key in [k for k in self._resources if chosen is None or k[1] in chosen]:
-                del self._resources[key]
+            dropped = [self._resources.pop(k) for k in list(self._resources) if chosen is None or k[1] in chosen]
+        for resource in dropped:
+            if hasattr(resource, "discard"):
+                resource.discard()
 
     def names(self) -> list[tuple[Task, str, str]]:
         """(task, container, name) of every resource, sorted."""

@@ -6,10 +6,12 @@ from tensorboard.compat.proto.cluster_pb2 import ClusterDef, JobDef
 
 from mpirt.cluster.cluster_spec import ClusterSpec
 from mpirt.distributed.server import Server
+from mpirt.train.adadelta import AdadeltaOptimizer
 from mpirt.train.adagrad import AdagradOptimizer
 from mpirt.train.adam import AdamOptimizer
 from mpirt.train.coordinator import Coordinator, LooperThread
 from mpirt.train.device_setter import GreedyLoadBalancingStrategy, NameHashStrategy, byte_size_load_fn, replica_device_setter
+from mpirt.train.ftrl import FtrlOptimizer
 from mpirt.train.gradient_descent import GradientDescentOptimizer
 from mpirt.train.learning_rate_decay import (
     cosine_decay,
@@ -23,6 +25,7 @@ from mpirt.train.learning_rate_decay import piecewise_constant as piecewise_cons
 from mpirt.train.momentum import MomentumOptimizer
 from mpirt.train.moving_averages import ExponentialMovingAverage
 from mpirt.train.optimizer import Optimizer
+from mpirt.train.proximal import AdagradDAOptimizer, ProximalAdagradOptimizer, ProximalGradientDescentOptimizer
 from mpirt.train.rmsprop import RMSPropOptimizer
 from mpirt.train.training_util import (
     assert_global_step,
@@ -33,9 +36,11 @@ from mpirt.train.training_util import (
 )
 
 __all__ = [
-    "AdagradOptimizer", "AdamOptimizer", "ClusterDef", "ClusterSpec", "Coordinator", "ExponentialMovingAverage",
-    "GradientDescentOptimizer", "GreedyLoadBalancingStrategy", "JobDef", "LooperThread", "MomentumOptimizer",
-    "NameHashStrategy", "Optimizer", "RMSPropOptimizer", "Server", "assert_global_step", "byte_size_load_fn", "cosine_decay",
+    "AdadeltaOptimizer", "AdagradDAOptimizer", "AdagradOptimizer", "AdamOptimizer", "ClusterDef", "ClusterSpec",
+    "Coordinator", "ExponentialMovingAverage", "FtrlOptimizer", "GradientDescentOptimizer", "GreedyLoadBalancingStrategy",
+    "JobDef", "LooperThread", "MomentumOptimizer", "NameHashStrategy", "Optimizer", "ProximalAdagradOptimizer",
+    "ProximalGradientDescentOptimizer", "RMSPropOptimizer", "Server", "assert_global_step", "byte_size_load_fn",
+    "cosine_decay",
     "create_global_step", "exponential_decay", "get_global_step", "get_or_create_global_step", "global_step",
     "inverse_time_decay", "natural_exp_decay", "piecewise_constant", "piecewise_constant_decay", "polynomial_decay",
     "replica_device_setter",

@@ -11,7 +11,6 @@ import pytest
 import mpirt as tf
 from mpirt import errors
 from mpirt.cluster.cluster_spec import ClusterSpec
-from mpirt.cluster.rank_table import RankTable
 from mpirt.distributed.cluster import Cluster
 from tests.loopback.serving import served, session_on
 from tests.loopback.simulated_ranks import run_ranks, values

@@ -285,12 +285,12 @@ def test_local_and_collected_variables_are_so_in_each_slice() -> None:
 def test_a_custom_getter_sees_the_partitioner_and_gets_the_whole() -> None:
     asked: list[Any] = []
 
-    def getter(inner: Any, name: str, **arguments: Any) -> Any:
+    def wrap(getter: Any, name: str, **arguments: Any) -> Any:
         asked.append((name, arguments["partitioner"]))
-        return inner(name, **arguments)
+        return getter(name, **arguments)
 
     two = cut(2)
-    with tf.variable_scope("a", custom_getter=getter, partitioner=two):
+    with tf.variable_scope("a", custom_getter=wrap, partitioner=two):
         p = tf.get_variable("p", [4])
     assert asked == [("a/p", two)] and len(p) == 2
 

@@ -398,6 +398,26 @@ def test_the_request_of_an_operation_that_changes_a_variable_is_the_last_to_coun
     assert placed(v.op, change, reader) == [at("ps 0")] * 3
 
 
+@pytest.mark.parametrize(
+    ("owner", "user", "expected"),
+    [  # as TensorFlow places a queue and its enqueue, but for the last two, which it can't place
+        ("/job:ps", "/job:worker/task:1", "ps 0"),
+        ("/job:ps", "/task:1", "ps 1"),
+        ("/job:ps/task:1", "/job:worker/task:0", "ps 1"),
+        ("", "/job:ps/task:1", "ps 1"),
+        ("/job:ps", "/job:worker/task:0/gpu:3", "ps 0"),
+        ("/job:ps", "/job:worker/task:5", "ps 0"),
+    ],
+)
+def test_a_user_of_a_queue_goes_to_it_and_says_nothing_more_once_it_contradicts(owner: str, user: str, expected: str) -> None:
+    with tf.device(owner):
+        queue = tf.FIFOQueue(3, tf.int32)
+    one = tf.constant(1)
+    with tf.device(user):
+        put = queue.enqueue(one)
+    assert placed(queue.queue_ref, put) == [at(expected)] * 2
+
+
 def test_slots_initialisers_and_updates_sit_with_their_variable() -> None:
     with tf.device("/job:ps/task:1/cpu:0"):
         v = tf.Variable([1.0], name="v")
