@@ -157,6 +157,7 @@ class Worker:
         self.plane.send(source, Kind.REPLY, Reply(request=message.request))
 
     def _close_session(self, source: int, message: CloseSession) -> None:
+        self._early = [(rank, early) for rank, early in self._early if (rank, early.session) != (source, message.session)]
         session = self._sessions.pop((source, message.session), None)
         if session is not None:
             self._end(session)
@@ -175,6 +176,7 @@ class Worker:
         session.state.close()
 
     def _lose(self, rank: int, error: errors.UnavailableError) -> None:
+        self._early = [item for item in self._early if item[0] != rank]
         for key in [key for key in self._sessions if key[0] == rank]:
             self._end(self._sessions.pop(key))
 
