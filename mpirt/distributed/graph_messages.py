@@ -45,7 +45,7 @@ from mpirt.distributed.control_pb2 import (
 from mpirt.dtypes import DType
 from mpirt.graph.function import ARG
 from mpirt.graph.graph import Graph, Operation, Tensor
-from mpirt.graph.graph_def import bodies, import_nodes, to_function_def, to_node_def
+from mpirt.graph.graph_def import AT, bodies, import_nodes, to_function_def, to_node_def
 from mpirt.graph.shapes import Shape
 
 LARGE_CONSTANT_NBYTES = 1 << 16
@@ -85,6 +85,7 @@ def extension(session: int, operations: Sequence[Operation], known: Collection[O
     message.constants.extend([LargeConstant(tensor=_tensor_spec(op.outputs[0])) for op in large])
     have.update(large)
     small = [op for op in operations if op not in have]
+    places = _Numbered()
     for op in small:
         node = to_node_def(op)
         node.device = ""
@@ -94,13 +95,24 @@ def extension(session: int, operations: Sequence[Operation], known: Collection[O
             node.input.append(tensor.name)
             if tensor.op not in have:
                 foreign.setdefault(tensor.name, _tensor_spec(tensor))
+        _note_place(node, op, places)
         graph_def.node.append(node)
         have.add(op)
     for body in bodies(small).values():
-        graph_def.library.function.append(to_function_def(body))
+        definition = to_function_def(body)
+        for node, op in zip(definition.node_def, [op for op in body.graph.get_operations() if op.type != ARG], strict=True):
+            _note_place(node, op, places)
+        graph_def.library.function.append(definition)
+    message.places.extend(places)
     message.graph_def = graph_def.SerializeToString()
     message.foreign.extend(foreign.values())
     return Extension(message, large)
+
+
+def _note_place(node: Any, op: Operation, places: _Numbered) -> None:
+    """Have ``node`` say where the user made ``op``: errors on the other rank tell it."""
+    if op.location:
+        node.attr[AT].i = places[op.location]
 
 
 def _travels_alone(value: np.ndarray[Any, Any]) -> bool:
@@ -153,7 +165,7 @@ class NodeTable:
         for spec in message.foreign:
             self._declare(spec)
         loading = [self._constant(constant) for constant in message.constants]
-        import_nodes(self.graph, graph_def, self.made, self._foreign)
+        import_nodes(self.graph, graph_def, self.made, self._foreign, message.places)
         return loading
 
     def _declare(self, spec: TensorSpec) -> None:

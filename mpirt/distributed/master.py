@@ -22,7 +22,7 @@ import itertools
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -69,6 +69,7 @@ _ANSWERED = (Kind.CREATE_SESSION, Kind.RESET, Kind.CLOSE_SESSION)
 _GRACE_S = 1.0  # after a failure, the time that the other ranks have to end their parts before the client hears of it
 _SHORT_GRACE_S = 0.05  # the same after the user's deadline or `close`
 _ASK_AFTER_S = 1.0  # a rank that takes this long is asked what it waits for
+_LOOK_S = 0.02  # a thread that waits for another one to compile looks around this often
 _CLOSE_S = 0.5  # how long closing waits for the ranks' answers
 
 
@@ -117,13 +118,23 @@ class Master:
         others = [r for r in range(self.size) if r != self.rank]
         self.ask(number, others, Kind.RESET, Reset(request=number, containers=names), "to reset its containers", deadline)
 
-    def ask(self, number: int, ranks: Collection[int], kind: Kind, message: Any, what: str, deadline: Deadline | None) -> None:
+    def ask(
+        self,
+        number: int,
+        ranks: Collection[int],
+        kind: Kind,
+        message: Any,
+        what: str,
+        deadline: Deadline | None,
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Send a message to ``ranks`` and wait for all their answers.
 
         Raises
         ------
         OpError
-            What a rank answered; DeadlineExceededError with the ranks that didn't; UnavailableError if one is lost.
+            What a rank answered; DeadlineExceededError with the ranks that didn't; UnavailableError if one is lost;
+            CancelledError once ``given_up()``.
         """
         if not ranks:
             return
@@ -137,12 +148,16 @@ class Master:
             def missing() -> str:
                 return f"{', '.join(map(self.plane.describe_rank, sorted(request.missing)))} {what}"
 
-            timeout_s = config.get("MPIRT_START_TIMEOUT_S")
-            self.wait(lambda: not request.missing or request.error is not None, missing, deadline or Deadline.after(timeout_s))
+            def over() -> bool:
+                return not request.missing or request.error is not None or given_up()
+
+            self.wait(over, missing, deadline or Deadline.after(config.get("MPIRT_START_TIMEOUT_S")))
         finally:
             del self._requests[number]
         if request.error is not None:
             raise request.error
+        if request.missing:
+            raise _closed_while_running()
 
     def wait(self, ready: Callable[[], bool], what: Callable[[], str], deadline: Deadline | None) -> None:
         """Wait for something that a control message brings."""
@@ -227,12 +242,13 @@ class _Request:
 class Step:
     """A step that runs on other ranks too."""
 
-    __slots__ = ("number", "outstanding", "error", "waits", "_master", "_graph")
+    __slots__ = ("number", "outstanding", "error", "dead", "waits", "_master", "_graph")
 
     def __init__(self, master: Master, graph: Graph, ranks: Collection[int]) -> None:
         self.number = next(master.numbers)
         self.outstanding = set(ranks)
         self.error: Exception | None = None  # the first
+        self.dead = False  # a part has ended dead: some rank, perhaps this one, tells why
         self.waits: dict[int, str] = {}  # what ranks said that they wait for
         self._master = master
         self._graph = graph
@@ -240,10 +256,9 @@ class Step:
     def hear(self, source: int, message: StepDone) -> None:
         """A rank has ended its part."""
         self.outstanding.discard(source)
+        self.dead |= message.dead
         if message.HasField("error"):
             self.fail(to_error(message.error, self._graph))
-        elif message.dead and not self.outstanding and self.error is None:
-            self.error = errors.AbortedError("the step ended, but no rank told why.", hint="this is an error of mpirt; please report it.")
 
     def fail(self, error: Exception) -> None:
         """Note the first error and cancel what still runs."""
@@ -277,11 +292,12 @@ class Step:
 class _Lane:
     """Tags, and this rank's executor with them: what one step of a signature needs for itself."""
 
-    __slots__ = ("executor", "message")
+    __slots__ = ("executor", "message", "interrupted")
 
     def __init__(self, executor: Executor | None, message: RunGraph) -> None:
         self.executor = executor
         self.message = message
+        self.interrupted = False  # in the middle of a step: what it sent isn't known, so its tags are not used again
 
 
 class _Signature:
@@ -349,6 +365,7 @@ class MasterSession:
         self._placed: dict[Operation, DeviceName] = {}
         self._pinned: dict[Operation, DeviceName] = {}
         self._compiling = threading.Lock()
+        self._closing = threading.Lock()
         self._running: set[Step] = set()
         self._closed = False
         if target is not None:
@@ -403,10 +420,18 @@ class MasterSession:
                 values = self._run_part(signature, lane.executor, arrays, step, deadline)
             if step.outstanding:
                 self._await(step, deadline)
-        except BaseException as error:
-            step.fail(error if isinstance(error, Exception) else errors.CancelledError(f"the client was interrupted: {error!r}"))
-            if not isinstance(error, errors.OpError):
-                raise
+            if step.dead and step.error is None:
+                raise errors.AbortedError("the step ended, but no rank told why.", hint="this is an error of mpirt; please report it.")
+        except errors.OpError as error:
+            step.fail(error)
+        except Exception as error:
+            step.fail(error)
+            raise
+        except BaseException as error:  # an interrupt, which may have come between any two lines: nobody uses the lane again
+            step.fail(errors.CancelledError(f"the client was interrupted: {error!r}"))
+            signature.all_tags.remove(lane.message.tag)
+            lane.interrupted = True
+            raise
         finally:
             if step.error is not None:
                 self._let_end(step)
@@ -508,32 +533,40 @@ class MasterSession:
             def at_rest() -> bool:
                 return not step.outstanding and (lane.executor is None or _idle(lane.executor))
 
-            def free() -> None:
-                self._forget(step)
-                signature.lanes.append(lane)
-
-            self._plane.progress.when(at_rest, free)
+            self._plane.progress.when(at_rest, partial(self._free, signature, lane, step))
         else:
-            self._forget(step)
-            signature.lanes.append(lane)
+            self._free(signature, lane, step)
 
-    def _forget(self, step: Step) -> None:
+    def _free(self, signature: _Signature, lane: _Lane, step: Step) -> None:
         self._master.steps.pop(step.number, None)
         self._plane.progress.eager.discard(step)
+        if not lane.interrupted:
+            signature.lanes.append(lane)
 
     # ---- compiling
 
     def _find(self, leaves: Leaves, fed: Collection[Tensor], deadline: Deadline | None) -> _Signature:
         """The compiled signature; compiled and sent to the ranks that it needs the first time."""
         key = (leaves, frozenset(fed))
-        with self._compiling:
-            if self._closed:
-                raise closed_error()
+        with self._alone(deadline):
             if self._target is not None and self.num_signatures == 0:
                 self._open([self._target], deadline)
             if key not in self._signatures:
                 self._signatures[key] = self._compile(leaves, fed, deadline)
             return self._signatures[key]
+
+    @contextlib.contextmanager
+    def _alone(self, deadline: Deadline | None) -> Iterator[None]:
+        """One thread at a time compiles; one that waits for its turn keeps its deadline, and learns of `close`."""
+        while not self._compiling.acquire(timeout=_LOOK_S):
+            if deadline is not None and deadline.remaining_s < _LOOK_S:
+                raise deadline.exceeded("another thread to prepare a step of this session")
+        try:
+            if self._closed:
+                raise _closed_while_running()
+            yield
+        finally:
+            self._compiling.release()
 
     def _compile(self, leaves: Leaves, fed: Collection[Tensor], deadline: Deadline | None) -> _Signature:
         master = self._master
@@ -591,9 +624,15 @@ class MasterSession:
         if new:
             request = next(master.numbers)
             message = CreateSession(request=request, session=self.number, isolate=self._isolate, where=self.where)
-            master.ask(request, new, Kind.CREATE_SESSION, message, "to open the session (is a tf.train.Server running there?)", deadline)
+            what = "to open the session (is a tf.train.Server running there?)"
+            try:
+                master.ask(request, new, Kind.CREATE_SESSION, message, what, deadline, lambda: self._closed)
+            except BaseException:  # the next step begins anew; those that opened it, or will, forget it
+                _send_close(self._plane, self.number, new)
+                raise
             for rank in new:
                 self._sent[rank] = set()
+
 
     def _register(self, rank: int, number: int, program: Program) -> None:
         """Send a rank its program, and what it hasn't got yet of the operations."""
@@ -636,13 +675,15 @@ class MasterSession:
 
     def close(self) -> None:
         """Cancel what runs and free the session everywhere; waits half a second at most. Closing again does nothing."""
-        with self._compiling:
+        with self._closing:
             if self._closed:
                 return
             self._closed = True
         for step in list(self._running):
             step.fail(_closed_while_running())
         self._plane.progress.ring()
+        with self._compiling:  # whoever compiles has heard of it
+            pass
         ranks = [rank for rank in self._sent if rank not in self._plane.lost]
         request = next(self._master.numbers)
         message = CloseSession(request=request, session=self.number)
@@ -661,10 +702,15 @@ class MasterSession:
 
     def __del__(self) -> None:
         if not self._closed and self._sent:  # dropped without being closed: its ranks needn't keep it
-            message = CloseSession(request=0, session=self.number)
-            for rank in self._sent:
-                with contextlib.suppress(Exception):
-                    self._plane.send(rank, Kind.CLOSE_SESSION, message)
+            # Later: the garbage collector may have stopped this thread where it holds the locks that sending needs.
+            self._plane.progress.when(lambda: True, partial(_send_close, self._plane, self.number, list(self._sent)))
+
+
+def _send_close(plane: ControlPlane, session: int, ranks: Collection[int]) -> None:
+    """Have ranks forget a session, without asking for an answer."""
+    for rank in ranks:
+        with contextlib.suppress(errors.OpError):  # it is lost
+            plane.send(rank, Kind.CLOSE_SESSION, CloseSession(session=session))
 
 
 def _closed_while_running() -> errors.CancelledError:

@@ -157,7 +157,7 @@ class Worker:
         self.plane.send(source, Kind.REPLY, Reply(request=message.request))
 
     def _close_session(self, source: int, message: CloseSession) -> None:
-        self._early = [(rank, asked) for rank, asked in self._early if (rank, asked.session) != (source, message.session)]
+        self._early = [(rank, early) for rank, early in self._early if (rank, early.session) != (source, message.session)]
         session = self._sessions.pop((source, message.session), None)
         answer = partial(self.plane.send, source, Kind.REPLY, Reply(request=message.request))
         if session is not None:
@@ -178,6 +178,7 @@ class Worker:
             self.plane.progress.when(session.idle, then)
 
     def _lose(self, rank: int, error: errors.UnavailableError) -> None:
+        self._early = [item for item in self._early if item[0] != rank]
         for key in [key for key in self._sessions if key[0] == rank]:
             self._end(self._sessions.pop(key))
 

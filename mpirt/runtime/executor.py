@@ -341,6 +341,9 @@ class Executor:
             raise
         except Exception as error:
             raise self._failed(error, self._reached(calls)) from error
+        except BaseException:  # the user has interrupted the step
+            self._end_dead(self._reached(calls))
+            raise
         return len(self._code), None
 
     def _block(self, block: Block | None, position: int, pending: Pending) -> None:
@@ -353,6 +356,9 @@ class Executor:
             raise
         except Exception as error:
             raise self._failed(error, position) from error
+        except BaseException:
+            self._end_dead(position)
+            raise
 
     def _failed(self, error: Exception, position: int) -> StepFailed:
         failure = self._failure(error, position)
