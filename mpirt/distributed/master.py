@@ -367,6 +367,7 @@ class MasterSession:
         self._compiling = threading.Lock()
         self._closing = threading.Lock()
         self._running: set[Step] = set()
+        self._blocked: set[Pending] = set()  # what this rank's parts of steps wait for
         self._closed = False
         if target is not None:
             master.sessions[self.number] = self
@@ -491,11 +492,14 @@ class MasterSession:
             return pending.ready() or self._closed or (step is not None and step.error is not None)
 
         try:
+            self._blocked.add(pending)
             progress.wait(stop, pending.describe, None if deadline is None else deadline.remaining_s, self._master.watch)
         except errors.DeadlineExceededError as error:
             if pending.cancel():
                 raise (error if deadline is None else deadline.exceeded(pending.describe())) from None
             return
+        finally:
+            self._blocked.discard(pending)
         if not pending.ready() and pending.cancel():
             raise step.error if step is not None and step.error is not None else _closed_while_running()
 
@@ -689,7 +693,7 @@ class MasterSession:
         message = CloseSession(request=request, session=self.number)
         try:
             self._master.ask(request, ranks, Kind.CLOSE_SESSION, message, "to close the session", Deadline.after(_CLOSE_S))
-            self._plane.progress.wait(lambda: not self._running, lambda: "the session's steps to end", _CLOSE_S)
+            self._plane.progress.wait(lambda: not (self._running or self._blocked), lambda: "the session's steps to end", _CLOSE_S)
         except (errors.OpError, Abandoned):
             pass  # its tags are not used again
         else:

@@ -14,6 +14,7 @@ import contextlib
 import gc
 import sys
 import threading
+import time
 
 from mpirt import errors
 from mpirt.cluster.task import Task
@@ -27,6 +28,7 @@ from mpirt.transport.base import log_stall
 
 _SWITCH_INTERVAL_S = 2e-4
 _PYTHONS_INTERVAL_S = 5e-3
+_COLLECT_S = 0.01
 
 
 class Service:
@@ -49,6 +51,7 @@ class Service:
         self._stopping = threading.Event()
         self._script = threading.current_thread()
         self._joining: list[threading.Thread] = []
+        self._collect_s = self._collect_at = 0.0  # pause before the next collection of garbage, and its time
         self._ended = False  # the script has come to its end
         self._told: bool | None = None  # what rank 0 was told last
         self._over = False
@@ -122,9 +125,8 @@ class Service:
 
     def join(self) -> None:
         """Wait for the end of the job; see ``train.Server.join``."""
-        if self.master.open_sessions():
-            gc.collect()  # a session that was dropped after an error lives on in the error's traceback
         me = threading.current_thread()
+        self._collect_s = 0.0
         self._joining.append(me)
         try:
             self.plane.progress.wait(self._is_over, self._describe_busy, 0, self._watch_join, stall=_quiet)
@@ -132,6 +134,8 @@ class Service:
             raise abandoned.error.with_traceback(None) from None
         finally:
             self._joining.remove(me)
+            if not self._over:  # interrupted: before the others think that this script has come to its end
+                self.plane.progress.perform(self._tell, "the service to hear that the script goes on")
 
     def await_end(self) -> None:
         """The same for a rank whose script has ended: the others may need its server, or go on though a rank is lost.
@@ -153,6 +157,11 @@ class Service:
 
     def _watch_join(self) -> None:
         self.watch()
+        if self.master.sessions and self._joining and time.perf_counter() >= self._collect_at:
+            # A session that was dropped after an error lives on in the error's traceback.
+            gc.collect()
+            self._collect_s = max(2 * self._collect_s, _COLLECT_S)  # not for ever as often
+            self._collect_at = time.perf_counter() + self._collect_s
         if self.plane.broken is not None:
             raise Abandoned(self.plane.broken)
         if 0 in self.plane.lost:
