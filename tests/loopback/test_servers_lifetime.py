@@ -155,5 +155,6 @@ def test_a_session_that_closes_before_its_large_constants_have_come_waits_for_th
                         assert session.run(y) == i
                     else:
                         session._runner._find((y,), (), None)  # type: ignore[attr-defined]  # compiled and sent, not run
+                assert not cluster.transport.world._channels  # type: ignore[attr-defined]
 
     served(2, run, seed=seed)
