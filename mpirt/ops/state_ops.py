@@ -169,6 +169,8 @@ def cell_of(ctx: KernelContext, dtype: DType, shape: Shape) -> VariableCell:
     """
     op = ctx.op
     cell = ctx.resource(lambda name: VariableCell(name, dtype, shape, op.location))
+    if cell.__class__ is VariableCell and cell.dtype is dtype and cell.shape == shape:
+        return cell
     if not isinstance(cell, VariableCell):
         raise errors.InvalidArgumentError(f"{op.name!r} wants a variable, but the resource of that name is {cell!r}.", op=op)
     cell.check_declared(dtype, shape, op)

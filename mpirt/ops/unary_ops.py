@@ -27,6 +27,7 @@ from mpirt.graph.op_def import (
 from mpirt.graph.shapes import Shape, merge
 from mpirt.ops.apply import apply_op, convert_to_tensor, set_operator
 from mpirt.ops.complex_ops import conj
+from mpirt.ops.indexed_slices import IndexedSlices
 
 __all__ = [
     "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh",
@@ -80,7 +81,9 @@ _register("Neg", (*_SIGNED, *COMPLEX), "negative")
 
 
 @register_gradient("Neg")
-def _neg_grad(op: Operation, dy: Tensor) -> Grads:
+def _neg_grad(op: Operation, dy: Any) -> list[Any]:
+    if isinstance(dy, IndexedSlices):
+        return [IndexedSlices(negative(dy.values), dy.indices, dy.dense_shape)]
     return [negative(dy)]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Background(threading.Thread):
 
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
         super().__init__(daemon=True)
-        self._call = lambda: function(*args)
+        self._call = partial(function, *args)
         self._outcome: Any = None
         self.start()
 
@@ -58,7 +59,8 @@ class Background(threading.Thread):
 
 def queue_in(session: tf.Session, q: tf.QueueBase) -> Queue:
     """The queue itself, of a session whose only rank is this one."""
-    (found,) = [r for r in session._runner._state.private._resources.values() if r.name == q.name]
+    state: Any = session._runner
+    (found,) = [r for r in state._state.private._resources.values() if r.name == q.name]
     assert isinstance(found, Queue)
     return found
 
@@ -110,6 +112,27 @@ def test_what_is_dequeued_has_the_shapes_that_follow() -> None:
     assert tf.PaddingFIFOQueue(3, I, [(None, 2)]).dequeue_many(3).shape.as_list() == [3, None, 2]
     named = tf.FIFOQueue(3, [I, tf.float32], shapes=[(), (2,)], names=["n", "xy"]).dequeue_many(3)
     assert {key: t.shape.as_list() for key, t in named.items()} == {"n": [3], "xy": [3, 2]}
+
+
+def test_the_shapes_of_a_queue_are_known_wherever_its_handle_is_and_those_of_a_chosen_one_from_python() -> None:
+    q = tf.FIFOQueue(3, [I, tf.float32], shapes=[(), (2,)])
+
+    def raw(handle: Any) -> Any:
+        return apply_op("QueueDequeueManyV2", handle, 3, component_types=q.dtypes)
+
+    made = [raw(q.queue_ref), raw(tf.identity(q.queue_ref))]
+
+    def branch() -> Any:
+        made.append(raw(q.queue_ref))
+        return made[-1]
+
+    tf.cond(tf.placeholder(tf.bool, []), branch, branch)
+    assert len(made) == 4
+    for tensors in made:
+        assert [t.shape.as_list() for t in tensors] == [[3], [3, 2]]
+    chosen = tf.QueueBase.from_list(tf.placeholder(I, []), [q, q])
+    assert [t.shape.ndims for t in raw(chosen.queue_ref)] == [None, None]
+    assert [t.shape.as_list() for t in chosen.dequeue_many(3)] == [[3], [3, 2]]
 
 
 def test_operations_are_named_after_their_queue() -> None:
@@ -296,6 +319,14 @@ def test_another_declaration_of_a_shared_queue_is_refused_with_both_sides_named(
             f" declared at {first.queue_ref.op.location}."
         )
         assert session.run(first.size()) == 1
+
+
+def test_every_negative_capacity_means_the_same() -> None:
+    queues = [tf.FIFOQueue(capacity, I, shared_name="jobs") for capacity in (-1, -5)]
+    with tf.Session() as session:
+        for q in queues:
+            session.run(q.enqueue(1))
+        assert session.run(queues[0].size()) == 2
 
 
 def test_a_variable_and_a_queue_of_one_name_are_told_apart_by_an_error() -> None:

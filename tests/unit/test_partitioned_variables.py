@@ -163,6 +163,15 @@ def test_all_slices_change_together(graph: Graph, change: str, how: str) -> None
     assert [op.type for op in p.assign(value, read_value=False)] == ["Assign"] * 4
 
 
+def test_operations_of_several_tensors_take_it_as_any_of_them(graph: Graph) -> None:
+    p = tf.get_variable("p", initializer=TABLE, partitioner=cut(4))
+    eye = np.eye(10, dtype=np.float32)
+    made = [tf.matmul(eye, p), tf.matmul(p, TABLE.T), tf.gather(p, [2]), tf.concat([p, p], 0), tf.maximum(0.0, p), TABLE * p.as_tensor()]
+    expected = [TABLE, TABLE @ TABLE.T, TABLE[[2]], np.concatenate([TABLE, TABLE]), np.maximum(0, TABLE), TABLE * TABLE]
+    for value, answer in zip(started(graph).run(made), expected, strict=True):
+        np.testing.assert_allclose(value, answer)
+
+
 def test_parts_that_are_too_few_are_refused() -> None:
     p = tf.get_variable("p", [10, 3], partitioner=cut(4))
     with pytest.raises(ValueError, match="takes 4 parts, one for each slice, not 2"):
