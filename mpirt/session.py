@@ -160,7 +160,7 @@ class BaseSession:
         """
         if self._closed:
             raise closed_error()
-        keys = [self._graph.as_graph_element(k, allow_operation=False) for k in feed_list or ()]
+        keys: list[Any] = [self._graph.as_graph_element(k, allow_operation=False) for k in feed_list or ()]
         mapper = self._mapper(fetches)
 
         def call(*values: Any, options: Any = None, run_metadata: Any = None) -> Any:
