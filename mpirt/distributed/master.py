@@ -345,6 +345,7 @@ class MasterSession:
         self._signatures: dict[tuple[Leaves, frozenset[Tensor]], _Signature] = {}
         self._sent: dict[int, set[Operation]] = {}  # operations that ranks have
         self._ended: dict[int, Exception] = {}  # ranks whose servers were stopped
+        self._constant_tags: list[int] = []
         self._placed: dict[Operation, DeviceName] = {}
         self._pinned: dict[Operation, DeviceName] = {}
         self._compiling = threading.Lock()
@@ -628,6 +629,7 @@ class MasterSession:
             transport = self._plane.transport
             for constant, op in zip(message.constants, large, strict=True):
                 constant.tag = self._master.tags.take(1)
+                self._constant_tags.append(constant.tag)
                 transport.keep([transport.isend(op.attrs["value"], rank, constant.tag)])
             self._plane.send(rank, Kind.EXTEND_SESSION, message)
             known.update(operations)
@@ -678,13 +680,19 @@ class MasterSession:
         except (errors.OpError, Abandoned):
             pass  # its tags are not used again
         else:
-            for signature in self._signatures.values():
-                for tag in signature.all_tags:
-                    self._master.tags.give_back(tag, signature.num_tags)
+            if not self._ended:
+                self._give_tags_back()
         self._signatures.clear()
         self._state.close()
         self._master.sessions.discard(self)
         self._master.on_change()
+
+    def _give_tags_back(self) -> None:
+        for tag in self._constant_tags:
+            self._master.tags.give_back(tag, 1)
+        for signature in self._signatures.values():
+            for tag in signature.all_tags:
+                self._master.tags.give_back(tag, signature.num_tags)
 
     def __del__(self) -> None:
         if not self._closed and self._sent:  # dropped without being closed: its ranks needn't keep it

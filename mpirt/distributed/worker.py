@@ -284,7 +284,7 @@ class _Session:
         return not self.loading
 
     def idle(self) -> bool:
-        return not self.num_steps and not self.draining
+        return not self.num_steps and not self.draining and self.loaded()
 
 
 class _Program:
