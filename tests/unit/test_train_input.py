@@ -131,7 +131,7 @@ def test_what_cancels_a_producer_may_be_given() -> None:
 # ---------------------------------------------------------------------------------------------------------- batches
 
 
-def item(epochs: int = 1, number: int = 10) -> tf.Tensor:
+def item(epochs: int = 1, number: int = 10) -> Any:
     return tf.train.range_input_producer(number, num_epochs=epochs, shuffle=False).dequeue()
 
 
@@ -209,6 +209,10 @@ def test_shuffled_batches_have_every_example_once_in_another_order() -> None:
     assert orders[0] != list(range(60))
     joined = tf.train.shuffle_batch_join([[item(number=20)], [item(number=20)]], 8, 30, 10)
     assert joined.op.name == "shuffle_batch_join"
+    tf.train.shuffle_batch([1], 7, 40, 20, seed=3)
+    tf.train.shuffle_batch_join([[1]], 7, 40, 20, seed=3)
+    queues = [op for op in tf.get_default_graph().get_operations() if op.type == "RandomShuffleQueueV2"]
+    assert [[op.get_attr(name) for name in ("capacity", "min_after_dequeue", "seed2")] for op in queues[1:]] == [[40, 20, 3]] * 2
     assert Counter(np.concatenate(results(joined)).tolist()) == dict.fromkeys(range(20), 2)
 
 
