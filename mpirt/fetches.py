@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from mpirt.graph.graph import Graph, Operation, Tensor
-from mpirt.ops.indexed_slices import IndexedSlices
-
-
-class IndexedSlicesValue(NamedTuple):
-    """Value of a fetched ``IndexedSlices``."""
-
-    values: Any
-    indices: Any
-    dense_shape: Any
+from mpirt.ops.indexed_slices import IndexedSlices, IndexedSlicesValue
+from mpirt.ops.sparse_tensor import SparseTensor, SparseTensorValue
 
 
 class FetchMapper:
@@ -25,7 +18,7 @@ class FetchMapper:
     Parameters
     ----------
     graph : the session's graph
-    fetches : a tensor, operation, variable, IndexedSlices or name, or lists, tuples, namedtuples and dicts of these
+    fetches : a tensor, operation, variable, IndexedSlices, SparseTensor or name, or lists, tuples, namedtuples and dicts of these
 
     Attributes
     ----------
@@ -65,9 +58,12 @@ class FetchMapper:
             kind: Any = partial(defaultdict, fetch.default_factory) if isinstance(fetch, defaultdict) else type(fetch)
             return lambda values: kind([(key, part(values)) for key, part in items.items()])
         if isinstance(fetch, IndexedSlices):
-            rest = None if fetch.dense_shape is None else self._leaf(fetch.dense_shape)
+            if fetch.dense_shape is not None:
+                return self._flatten(IndexedSlicesValue(fetch.values, fetch.indices, fetch.dense_shape))
             first, second = self._leaf(fetch.values), self._leaf(fetch.indices)
-            return lambda values: IndexedSlicesValue(first(values), second(values), None if rest is None else rest(values))
+            return lambda values: IndexedSlicesValue(first(values), second(values), None)
+        if isinstance(fetch, SparseTensor):
+            return self._flatten(SparseTensorValue(fetch.indices, fetch.values, fetch.dense_shape))
         try:
             return self._leaf(self._graph.as_graph_element(fetch))
         except TypeError:

@@ -24,6 +24,9 @@ from mpirt.ops.init_ops import (
     ones_initializer as ones,
 )
 from mpirt.ops.init_ops import (
+    orthogonal_initializer as orthogonal,
+)
+from mpirt.ops.init_ops import (
     random_normal_initializer as random_normal,
 )
 from mpirt.ops.init_ops import (
@@ -45,6 +48,6 @@ from mpirt.ops.variables import variables_initializer as variables
 
 __all__ = [
     "constant", "global_variables", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform", "identity", "lecun_normal",
-    "lecun_uniform", "local_variables", "ones", "random_normal", "random_uniform", "truncated_normal",
+    "lecun_uniform", "local_variables", "ones", "orthogonal", "random_normal", "random_uniform", "truncated_normal",
     "uniform_unit_scaling", "variables", "variance_scaling", "zeros",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from tensorboard.compat.proto.config_pb2 import ConfigProto
@@ -78,7 +79,8 @@ class BaseSession:
         here, log_placement = self._cluster, bool(self._config.log_device_placement)
         if not self._target and here.size > 1:
             return CollectiveSession(here.next_session(), self._graph, here, rules, self._fetch_on, log_placement)
-        inventory = _visible(here.inventory, self._config.device_filters)
+        inventory = _visible(here.inventory, self._config.device_filters, rules.master)
+        rules = replace(rules, hidden=frozenset(here.inventory.keys() - inventory.keys()))
         target = here.rank_of(rules.master) if self._target else None
         isolate = not self._target or bool(self._config.isolate_session_state)
         return MasterSession(here.master, self._graph, rules, inventory, isolate=isolate, log_placement=log_placement, target=target)
@@ -142,8 +144,9 @@ class BaseSession:
             raise closed_error()
         if self._graph.version == 0:
             raise RuntimeError("The Session graph is empty. Add operations to the graph before calling run().")
-        mapper = self._mapper(fetches)
-        feeds = feed_tensors(self._graph, feed_dict) if feed_dict else {}
+        return self._run(self._mapper(fetches), feed_tensors(self._graph, feed_dict) if feed_dict else {}, options)
+
+    def _run(self, mapper: FetchMapper, feeds: dict[Tensor, Any], options: Any) -> Any:
         if not mapper.leaves:
             return mapper.rebuild(())
         timeout_ms = (options.timeout_in_ms if options is not None else 0) or self._config.operation_timeout_in_ms
@@ -151,13 +154,21 @@ class BaseSession:
         return mapper.rebuild(self._runner.run(mapper.leaves, feeds, deadline))
 
     def make_callable(self, fetches: Any, feed_list: Sequence[Any] | None = None, accept_options: bool = False) -> Callable[..., Any]:
-        """A function that runs ``fetches`` with the values of ``feed_list`` as its positional arguments."""
-        keys = [self._graph.as_graph_element(k, allow_operation=False) for k in feed_list or ()]
+        """A function that runs ``fetches`` with the values of ``feed_list`` as its positional arguments.
+
+        Faster than ``run`` where fetches are nested or much is fed: names and structure are looked up here, once.
+        """
+        if self._closed:
+            raise closed_error()
+        keys: list[Any] = [self._graph.as_graph_element(k, allow_operation=False) for k in feed_list or ()]
+        mapper = self._mapper(fetches)
 
         def call(*values: Any, options: Any = None, run_metadata: Any = None) -> Any:
+            if self._closed:
+                raise closed_error()
             if len(values) != len(keys):
                 raise TypeError(f"this callable takes {len(keys)} value(s), not {len(values)}.")
-            return self.run(fetches, dict(zip(keys, values, strict=True)), options, run_metadata)
+            return self._run(mapper, dict(zip(keys, values, strict=True)), options)
 
         return call
 
@@ -294,10 +305,14 @@ def _default_cluster(config: Any) -> Cluster:
     return cluster(ClusterSpec(config.cluster_def) if config.cluster_def.job else None)
 
 
-def _visible(inventory: Inventory, filters: Sequence[str]) -> Inventory:
-    """The devices that a session may use: of tasks that one of the filters allows, all if there are none."""
+def _visible(inventory: Inventory, filters: Sequence[str], master: Task) -> Inventory:
+    """The devices that a session may use: its master's and those of tasks that one of the filters allows; all without filters."""
     specs = [DeviceSpec.from_string(f) for f in filters]
-    return {t: d for t, d in inventory.items() if not specs or any(s.job in (None, t.job) and s.task in (None, t.index) for s in specs)}
+
+    def allowed(task: Task) -> bool:
+        return not specs or task == master or any(s.job in (None, task.job) and s.task in (None, task.index) for s in specs)
+
+    return {task: devices for task, devices in inventory.items() if allowed(task)}
 
 
 def _master_task(target: str, master: str | None, cluster: Cluster) -> Task:

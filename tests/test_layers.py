@@ -31,9 +31,8 @@ LAYERS = [
     ("cli", "__main__"),
     # The front door, mpirt/__init__.py, and TensorFlow's public namespaces (tf.nn, tf.math): they gather names.
     (
-        "mpirt", "app", "debugging", "flags", "initializers", "linalg", "logging", "losses", "math", "nn", "queue", "random", "summary",
-        "test",
-        "v2_switches",
+        "mpirt", "app", "debugging", "flags", "initializers", "linalg", "logging", "losses", "math", "nn", "queue", "random",
+        "sparse", "summary", "test", "v2_switches",
     ),  # fmt: skip
 ]
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}

@@ -54,11 +54,20 @@ _SPEC_FIELDS = ("job", "replica", "task", "device_type", "device_index")
 
 @dataclass(frozen=True, slots=True)
 class PlacementRules:
-    """What a session may choose about placement."""
+    """What a session may choose about placement.
+
+    Attributes
+    ----------
+    master : task of operations that name none
+    soft : place an operation elsewhere on its task if it can't be where it asks to
+    task_default : what a job without a task means
+    hidden : tasks of the cluster that the session's device filters leave out of its inventory, for messages
+    """
 
     master: Task
     soft: bool = False
     task_default: str = "zero"
+    hidden: frozenset[Task] = frozenset()
 
     def __post_init__(self) -> None:
         if self.task_default not in _TASK_DEFAULTS:
@@ -361,7 +370,10 @@ def _choose_task(spec: DeviceSpec, group: Sequence[Operation], inventory: Invent
         return Task(job, indices[0])
     op = next((op for op in group if op.device), group[0])
     jobs = sorted({t.job for t in inventory})
-    if not indices:
+    if any(t.job == job and spec.task in (None, t.index) for t in rules.hidden):
+        what = f"the device_filters of the session hide {job if spec.task is None else Task(job, spec.task)}"
+        mend = "add a filter that allows it to the session's ConfigProto"
+    elif not indices:
         what, mend = f"there is no job {job!r}; jobs are {', '.join(jobs)}", f"use one of the jobs {', '.join(jobs)}"
     else:
         what = f"job {job!r} has {len(indices)} task(s) ({_span(indices)})"

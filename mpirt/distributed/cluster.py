@@ -136,7 +136,7 @@ class Cluster:
         hellos: dict[int, Hello] = {}
 
         def complete() -> bool:
-            self.plane.poll()
+            self.plane.poll_all()
             hellos.update(self.plane.take(Kind.HELLO, lambda s, m: True))
             return len(hellos) == self.size
 
@@ -173,7 +173,7 @@ class Cluster:
         found: list[tuple[int, Any]] = []
 
         def arrived() -> bool:
-            self.plane.poll()
+            self.plane.poll_all()
             found.extend(self.plane.take(kind, lambda s, m: True))
             return bool(found)
 

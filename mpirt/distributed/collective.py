@@ -132,7 +132,9 @@ class Collective:
 
     # ---- agreement
 
-    def agree(self, call: Call, feeds: Sequence[str], operations: Sequence[Operation], options: str) -> dict[str, list[int]]:
+    def agree(
+        self, call: Call, feeds: Sequence[str], operations: Sequence[Operation], options: str, knows: Callable[[str], bool]
+    ) -> dict[str, list[int]]:
         """Compare the call with all ranks'; returns the union of their feeds, and the ranks that pass each.
 
         Parameters
@@ -141,6 +143,7 @@ class Collective:
         feeds : names of the tensors that this rank feeds
         operations : what the fetches depend on, in creation order
         options : what else must be equal
+        knows : whether a tensor, by name, is in this rank's graph
 
         Raises
         ------
@@ -152,7 +155,7 @@ class Collective:
         proposal.fingerprint = fingerprint(operations)
         self.plane.send(0, Kind.PROPOSAL, proposal)
         if self.rank == 0:
-            verdict = self._judge(call, operations)
+            verdict = self._judge(call, operations, knows)
             self.plane.send_all(Kind.VERDICT, verdict)
         else:
             verdict = self._answer(Kind.VERDICT, call, "rank 0 to compare the first step of this signature on all ranks")
@@ -164,7 +167,7 @@ class Collective:
             raise Abandoned(self.plane.broken)
         return {feed.name: list(feed.ranks) for feed in verdict.feeds}
 
-    def _judge(self, call: Call, operations: Sequence[Operation]) -> Verdict:
+    def _judge(self, call: Call, operations: Sequence[Operation], knows: Callable[[str], bool]) -> Verdict:
         """Rank 0: the answer to all proposals of the call."""
         proposals = self._gather(Kind.PROPOSAL, call, "propose the same call")
         mine = proposals[0]
@@ -192,7 +195,18 @@ class Collective:
         for r in range(self.size):
             for name in proposals[r].feeds:
                 feeders.setdefault(name, []).append(r)
+        for name in sorted(feeders):
+            if not knows(name):
+                return _refusal(call, self.unknown_feed(name, feeders[name]))
         return Verdict(call=call.number, feeds=[Feed(name=n, ranks=feeders[n]) for n in sorted(feeders)])
+
+    def unknown_feed(self, name: str, ranks: Sequence[int]) -> errors.InvalidArgumentError:
+        """The error for a tensor that ``ranks`` feed and this rank's graph doesn't have."""
+        return errors.InvalidArgumentError(
+            f"ranks built different graphs: {name!r}, which is fed on rank(s) {', '.join(map(str, ranks))}, is not in the graph"
+            f" of {self.plane.describe_rank(self.rank)}.",
+            hint="build the same graph on every rank.",
+        )
 
     def _difference(self, lists: dict[int, OperationList], different: Sequence[int]) -> errors.InvalidArgumentError:
         """The error that names the first operation that differs, with the user's line on both sides."""
@@ -323,11 +337,11 @@ class Collective:
             self.plane.check()
 
     def _may_leave(self) -> bool:
-        self.plane.poll()
+        self.plane.poll_all()
         return bool(self.plane.mail[Kind.LEAVE])
 
     def _all_said_goodbye(self) -> bool:
-        self.plane.poll()
+        self.plane.poll_all()
         self._compare()
         return len(self._goodbyes) == self.size
 
@@ -387,7 +401,7 @@ class Collective:
         found: dict[int, Any] = {}
 
         def complete() -> bool:
-            self.plane.poll()
+            self.plane.poll_all()
             found.update(self.plane.take(kind, lambda s, m: m.call == call.number))
             return len(found) == self.size
 
@@ -402,7 +416,7 @@ class Collective:
         found: list[tuple[int, Any]] = []
 
         def arrived() -> bool:
-            self.plane.poll()
+            self.plane.poll_all()
             found.extend(self.plane.take(kind, lambda s, m: m.call == call.number))
             return bool(found)
 

@@ -199,7 +199,7 @@ class CollectiveSession:
             return step
         rules = self._rules
         options = f"master={rules.master} soft={rules.soft} task_default={rules.task_default} fetch_on={self._fetch_on}"
-        agreed = self._cluster.collective.agree(call, sorted(t.name for t in feeds), prune(leaves), options)
+        agreed = self._cluster.collective.agree(call, sorted(t.name for t in feeds), prune(leaves), options, self._knows)
         union = {self._fed_tensor(name, ranks): ranks for name, ranks in agreed.items()}
         step = next((known for known in self._steps.get(leaves, ()) if known.feeds == union.keys()), None)
         if step is None:
@@ -212,17 +212,20 @@ class CollectiveSession:
                 known.confusable = True
         return step
 
+    def _knows(self, name: str) -> bool:
+        try:
+            self._graph.get_tensor_by_name(name)
+        except KeyError:
+            return False
+        return True
+
     def _fed_tensor(self, name: str, ranks: Sequence[int]) -> Tensor:
         """The tensor that some ranks feed; the job can't go on if it is not in this rank's graph."""
         try:
             return self._graph.get_tensor_by_name(name)
         except KeyError:
             plane = self._cluster.plane
-            plane.break_job(errors.InvalidArgumentError(
-                f"ranks built different graphs: {name!r}, which is fed on rank(s) {', '.join(map(str, ranks))}, is not in the graph"
-                f" of {self._cluster.describe_rank(self._cluster.rank)}.",
-                hint="build the same graph on every rank.",
-            ))  # fmt: skip
+            plane.break_job(self._cluster.collective.unknown_feed(name, ranks))
             assert plane.broken is not None
             raise Abandoned(plane.broken) from None
 

@@ -40,6 +40,7 @@ from mpirt.distributed.control_pb2 import (
     Reset,
     Rest,
     RunGraph,
+    SessionEnded,
     Settlement,
     Status,
     StepDone,
@@ -91,6 +92,7 @@ class Kind(IntEnum):
     GONE = 29
     REST = 30
     REST_OVER = 31
+    SESSION_ENDED = 32
 
 
 _MESSAGE: dict[Kind, Any] = {
@@ -125,6 +127,7 @@ _MESSAGE: dict[Kind, Any] = {
     Kind.GONE: Gone,
     Kind.REST: Rest,
     Kind.REST_OVER: Rest,
+    Kind.SESSION_ENDED: SessionEnded,
 }
 _PARSE: dict[int, tuple[Kind, Any]] = {int(kind): (kind, message.FromString) for kind, message in _MESSAGE.items()}
 
@@ -155,6 +158,13 @@ class ControlPlane:
         self._others = [r for r in range(transport.size) if r != transport.rank]
         self._ending_until = 0.0  # a rank ends the job and has said why: its death is no news
 
+    def serve(self, handlers: dict[Kind, Handler]) -> None:
+        """Have messages of these kinds handled, also those that have come already: another rank may be up before this one."""
+        self.handlers.update(handlers)
+        for kind, handler in handlers.items():
+            for source, message in self.take(kind, lambda s, m: True):
+                self._handle(handler, source, kind, message)
+
     def send(self, dest: int, kind: Kind, message: Any) -> None:
         """Send a message; to oneself it is put into the mail at once."""
         if dest == self.transport.rank:
@@ -176,14 +186,17 @@ class ControlPlane:
             self.send(dest, kind, message)
 
     def poll(self) -> bool:
-        """Handle arrived messages or put them into the mail; True if there were any."""
+        """Handle the next message that has arrived, or put it into the mail; False if there was none."""
         message = self.transport.poll_control()
         if message is None:
             return False
-        while message is not None:
-            self.receive(message)
-            message = self.transport.poll_control()
+        self.receive(message)
         return True
+
+    def poll_all(self) -> None:
+        """Handle all messages that have arrived."""
+        while self.poll():
+            pass
 
     def receive(self, message: ControlMessage) -> None:
         """Handle one message or put it into the mail."""
@@ -200,11 +213,7 @@ class ControlPlane:
             return
         handler = self.handlers.get(kind)
         if handler is not None:
-            try:
-                handler(source, content)
-            except Exception as error:  # a service goes on
-                _log.exception("[r%d] %s from rank %d failed", self.transport.rank, kind.name, source)
-                self.reject(source, kind, error)
+            self._handle(handler, source, kind, content)
         elif kind is Kind.BROKEN:
             self.broken = self.broken or to_error(content, None)
         elif kind is Kind.ENDING:
@@ -212,6 +221,13 @@ class ControlPlane:
         else:
             with self._mail_lock:
                 self.mail[kind].append((source, content))
+
+    def _handle(self, handler: Handler, source: int, kind: Kind, content: Any) -> None:
+        try:
+            handler(source, content)
+        except Exception as error:  # a service goes on
+            _log.exception("[r%d] %s from rank %d failed", self.transport.rank, kind.name, source)
+            self.reject(source, kind, error)
 
     def reject(self, source: int, kind: int, error: Exception) -> None:
         """Send a message back to whoever sent it: it can't be read, or nobody here knows what to do about it."""
@@ -281,12 +297,12 @@ class ControlPlane:
         Abandoned
             If the job is broken or a rank is dead.
         """
-        self.poll()
+        self.poll_all()
         self.on_poll()
         if self.broken is None and self._others:
             dead = self.transport.check_peers(self._others)
             if dead is not None:
-                self.poll()  # its last words may be there already
+                self.poll_all()  # its last words may be there already
                 if self.broken is None and time.perf_counter() > self._ending_until:
                     self.break_job(errors.UnavailableError(  # ranks of other hosts can't see it
                         f"{self.describe_rank(dead)} is gone: its process has ended.",

@@ -168,16 +168,18 @@ class CreateSession(_message.Message):
     def __init__(self, request: _Optional[int] = ..., session: _Optional[int] = ..., isolate: bool = ..., where: _Optional[str] = ...) -> None: ...
 
 class ExtendSession(_message.Message):
-    __slots__ = ("session", "graph_def", "foreign", "constants")
+    __slots__ = ("session", "graph_def", "foreign", "constants", "places")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     GRAPH_DEF_FIELD_NUMBER: _ClassVar[int]
     FOREIGN_FIELD_NUMBER: _ClassVar[int]
     CONSTANTS_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
     session: int
     graph_def: bytes
     foreign: _containers.RepeatedCompositeFieldContainer[TensorSpec]
     constants: _containers.RepeatedCompositeFieldContainer[LargeConstant]
-    def __init__(self, session: _Optional[int] = ..., graph_def: _Optional[bytes] = ..., foreign: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., constants: _Optional[_Iterable[_Union[LargeConstant, _Mapping]]] = ...) -> None: ...
+    places: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, session: _Optional[int] = ..., graph_def: _Optional[bytes] = ..., foreign: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., constants: _Optional[_Iterable[_Union[LargeConstant, _Mapping]]] = ..., places: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TensorSpec(_message.Message):
     __slots__ = ("name", "dtype", "unknown_rank", "shape")
@@ -312,6 +314,14 @@ class CloseSession(_message.Message):
     request: int
     session: int
     def __init__(self, request: _Optional[int] = ..., session: _Optional[int] = ...) -> None: ...
+
+class SessionEnded(_message.Message):
+    __slots__ = ("session", "error")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    error: ErrorRecord
+    def __init__(self, session: _Optional[int] = ..., error: _Optional[_Union[ErrorRecord, _Mapping]] = ...) -> None: ...
 
 class Reply(_message.Message):
     __slots__ = ("request", "error")

@@ -8,6 +8,7 @@ clear error. Nothing is evaluated.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,6 @@ from google.protobuf.message import DecodeError
 from tensorboard.compat.proto import graph_pb2
 
 from mpirt import dtypes, errors
-from mpirt.cluster.device_spec import DeviceSpec
 from mpirt.cluster.task import Task
 from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import (
@@ -45,12 +45,13 @@ from mpirt.distributed.control_pb2 import (
 from mpirt.dtypes import DType
 from mpirt.graph.function import ARG
 from mpirt.graph.graph import Graph, Operation, Tensor
-from mpirt.graph.graph_def import bodies, import_nodes, to_function_def, to_node_def
+from mpirt.graph.graph_def import AT, bodies, import_nodes, to_function_def, to_node_def
 from mpirt.graph.shapes import Shape
 
 LARGE_CONSTANT_NBYTES = 1 << 16
 _MAX_SLOTS_PER_INSTRUCTION = 4096
 _MAX_NDIM = 64
+_TASK = re.compile(r"/job:([\w.-]+)/task:([0-9]{1,9})", re.ASCII)  # also the client, whose job's name no cluster can have
 _RUN, _READ, _MOVE, _SEND, _RECV = range(5)
 
 
@@ -85,6 +86,7 @@ def extension(session: int, operations: Sequence[Operation], known: Collection[O
     message.constants.extend([LargeConstant(tensor=_tensor_spec(op.outputs[0])) for op in large])
     have.update(large)
     small = [op for op in operations if op not in have]
+    places = _Numbered()
     for op in small:
         node = to_node_def(op)
         node.device = ""
@@ -94,13 +96,24 @@ def extension(session: int, operations: Sequence[Operation], known: Collection[O
             node.input.append(tensor.name)
             if tensor.op not in have:
                 foreign.setdefault(tensor.name, _tensor_spec(tensor))
+        _note_place(node, op, places)
         graph_def.node.append(node)
         have.add(op)
     for body in bodies(small).values():
-        graph_def.library.function.append(to_function_def(body))
+        definition = to_function_def(body)
+        for node, op in zip(definition.node_def, [op for op in body.graph.get_operations() if op.type != ARG], strict=True):
+            _note_place(node, op, places)
+        graph_def.library.function.append(definition)
+    message.places.extend(places)
     message.graph_def = graph_def.SerializeToString()
     message.foreign.extend(foreign.values())
     return Extension(message, large)
+
+
+def _note_place(node: Any, op: Operation, places: _Numbered) -> None:
+    """Have ``node`` say where the user made ``op``: errors on the other rank tell it."""
+    if op.location:
+        node.attr[AT].i = places[op.location]
 
 
 def _travels_alone(value: np.ndarray[Any, Any]) -> bool:
@@ -153,7 +166,7 @@ class NodeTable:
         for spec in message.foreign:
             self._declare(spec)
         loading = [self._constant(constant) for constant in message.constants]
-        import_nodes(self.graph, graph_def, self.made, self._foreign)
+        import_nodes(self.graph, graph_def, self.made, self._foreign, message.places)
         return loading
 
     def _declare(self, spec: TensorSpec) -> None:
@@ -316,13 +329,11 @@ class _Reader:
 
 
 def _task(text: str) -> Task:
-    try:
-        spec = DeviceSpec.from_string(text)
-    except ValueError:
-        raise _malformed(f"{text!r} is no task") from None
-    if spec.job is None or spec.task is None:
+    """A task for people to read: the client of a session is one, though no rank table has it."""
+    found = _TASK.fullmatch(text)
+    if found is None:
         raise _malformed(f"{text!r} is no task")
-    return Task(spec.job, spec.task)
+    return Task(found[1], int(found[2]))
 
 
 def _malformed(what: str) -> errors.InvalidArgumentError:

@@ -22,7 +22,7 @@ import itertools
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,7 @@ from mpirt.distributed.control_pb2 import (
     Reply,
     Reset,
     RunGraph,
+    SessionEnded,
     StepDone,
     StepStatus,
 )
@@ -49,6 +50,7 @@ from mpirt.distributed.reports import dump_program, print_placement
 from mpirt.distributed.results import as_results
 from mpirt.distributed.runner import Deadline, Leaves, closed_error, not_run_error
 from mpirt.distributed.tags import TagSpace
+from mpirt.distributed.turn import Turn
 from mpirt.graph.function import Function
 from mpirt.graph.graph import Graph, Operation, Tensor
 from mpirt.graph.op_def import Pending
@@ -60,9 +62,13 @@ from mpirt.runtime.resources import ResourceManager
 
 CLIENT = DeviceName(Task("_client", 0), "CPU", 0)  # where the feeds come in: the process of the session
 
+_SHORT_S = 100e-6  # a step that ends within this is short
+_MISSES = 3  # so many in a row that aren't, and the next
+_TRY_AGAIN = 16  # are not expected to be
 _GRACE_S = 1.0  # after a failure, the time that the other ranks have to end their parts before the client hears of it
 _SHORT_GRACE_S = 0.05  # the same after the user's deadline or `close`
 _ASK_AFTER_S = 1.0  # a rank that takes this long is asked what it waits for
+_LOOK_S = 0.02  # a thread that waits for another one to compile looks around this often
 _CLOSE_S = 0.5  # how long closing waits for the ranks' answers
 
 
@@ -89,11 +95,18 @@ class Master:
         self.tags = TagSpace.of_master(transport.max_tag, self.rank, self.size)
         self.sessions: weakref.WeakSet[MasterSession] = weakref.WeakSet()  # those that are open
         self.numbers = itertools.count(1)  # of sessions, graphs, steps and requests
+        self.ordinals = itertools.count()  # of sessions, for people
         self.steps: dict[int, Step] = {}
         self.serving: Callable[[], bool] = lambda: False  # whether a server runs in this process
         self.on_change: Callable[[], None] = lambda: None  # a session was opened or closed
+        self.turn = Turn()
         self._requests: dict[int, _Request] = {}
-        plane.handlers.update({Kind.STEP_DONE: self._step_done, Kind.REPLY: self._reply, Kind.STEP_WAITS: self._step_waits})
+        plane.serve({
+            Kind.STEP_DONE: self._step_done,
+            Kind.REPLY: self._reply,
+            Kind.STEP_WAITS: self._step_waits,
+            Kind.SESSION_ENDED: self._session_ended,
+        })  # fmt: skip
         plane.on_lost.append(self._lose)
 
     def reset(self, containers: Sequence[str], deadline: Deadline | None) -> None:
@@ -104,13 +117,23 @@ class Master:
         others = [r for r in range(self.size) if r != self.rank]
         self.ask(number, others, Kind.RESET, Reset(request=number, containers=names), "to reset its containers", deadline)
 
-    def ask(self, number: int, ranks: Collection[int], kind: Kind, message: Any, what: str, deadline: Deadline | None) -> None:
+    def ask(
+        self,
+        number: int,
+        ranks: Collection[int],
+        kind: Kind,
+        message: Any,
+        what: str,
+        deadline: Deadline | None,
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Send a message to ``ranks`` and wait for all their answers.
 
         Raises
         ------
         OpError
-            What a rank answered; DeadlineExceededError with the ranks that didn't; UnavailableError if one is lost.
+            What a rank answered; DeadlineExceededError with the ranks that didn't; UnavailableError if one is lost;
+            CancelledError once ``given_up()``.
         """
         if not ranks:
             return
@@ -124,12 +147,16 @@ class Master:
             def missing() -> str:
                 return f"{', '.join(map(self.plane.describe_rank, sorted(request.missing)))} {what}"
 
-            timeout_s = config.get("MPIRT_START_TIMEOUT_S")
-            self.wait(lambda: not request.missing or request.error is not None, missing, deadline or Deadline.after(timeout_s))
+            def over() -> bool:
+                return not request.missing or request.error is not None or given_up()
+
+            self.wait(over, missing, deadline or Deadline.after(config.get("MPIRT_START_TIMEOUT_S")))
         finally:
             del self._requests[number]
         if request.error is not None:
             raise request.error
+        if request.missing:
+            raise _closed_while_running()
 
     def wait(self, ready: Callable[[], bool], what: Callable[[], str], deadline: Deadline | None) -> None:
         """Wait for something that a control message brings."""
@@ -167,6 +194,11 @@ class Master:
             if message.HasField("error"):
                 request.error = request.error or to_error(message.error, None)
 
+    def _session_ended(self, source: int, message: SessionEnded) -> None:
+        for session in list(self.sessions):
+            if session.number == message.session:
+                session.end_on(source, to_error(message.error, None))
+
     def _lose(self, rank: int, error: errors.UnavailableError) -> None:
         for step in list(self.steps.values()):
             if rank in step.outstanding:
@@ -193,12 +225,13 @@ class _Request:
 class Step:
     """A step that runs on other ranks too."""
 
-    __slots__ = ("number", "outstanding", "error", "waits", "_master", "_graph")
+    __slots__ = ("number", "outstanding", "error", "dead", "waits", "_master", "_graph")
 
     def __init__(self, master: Master, graph: Graph, ranks: Collection[int]) -> None:
         self.number = next(master.numbers)
         self.outstanding = set(ranks)
         self.error: Exception | None = None  # the first
+        self.dead = False  # a part has ended dead: some rank, perhaps this one, tells why
         self.waits: dict[int, str] = {}  # what ranks said that they wait for
         self._master = master
         self._graph = graph
@@ -206,10 +239,9 @@ class Step:
     def hear(self, source: int, message: StepDone) -> None:
         """A rank has ended its part."""
         self.outstanding.discard(source)
+        self.dead |= message.dead
         if message.HasField("error"):
             self.fail(to_error(message.error, self._graph))
-        elif message.dead and not self.outstanding and self.error is None:
-            self.error = errors.AbortedError("the step ended, but no rank told why.", hint="this is an error of mpirt; please report it.")
 
     def fail(self, error: Exception) -> None:
         """Note the first error and cancel what still runs."""
@@ -235,19 +267,20 @@ class Step:
         plane = self._master.plane
         parts = []
         for rank in sorted(self.outstanding):
-            said = f", which waits for {self.waits[rank]}" if rank in self.waits else ""
-            parts.append(f"{plane.describe_rank(rank)}{said}")
-        return f"{'; '.join(parts)} to end its part of the step"
+            said = f" (there it waits for {self.waits[rank]})" if rank in self.waits else ""
+            parts.append(f"{plane.describe_rank(rank)} to end its part of the step{said}")
+        return "; ".join(parts)
 
 
 class _Lane:
     """Tags, and this rank's executor with them: what one step of a signature needs for itself."""
 
-    __slots__ = ("executor", "message")
+    __slots__ = ("executor", "message", "interrupted")
 
     def __init__(self, executor: Executor | None, message: RunGraph) -> None:
         self.executor = executor
         self.message = message
+        self.interrupted = False  # in the middle of a step: what it sent isn't known, so its tags are not used again
 
 
 class _Signature:
@@ -267,6 +300,8 @@ class _Signature:
         self.has_bodies = any(isinstance(v, Function) for node in plan.nodes for v in node.op.attrs.values())
         self.lanes: list[_Lane] = []  # those that no step uses
         self.all_tags: list[int] = []
+        self.misses = 0  # steps in a row that weren't short
+        self.slow = 0  # so many steps more are taken not to be short
 
 
 class MasterSession:
@@ -304,13 +339,17 @@ class MasterSession:
         self._isolate = isolate
         self._log_placement = log_placement
         self._target = target
-        self._number = next(master.numbers)
+        self.number = next(master.numbers)
+        self._name = f"{next(master.ordinals)}" + (f"-of-rank-{master.rank}" if target is not None else "")
         self._state = SessionState(ResourceManager() if isolate else master.local.resources, master.local.devices)
         self._signatures: dict[tuple[Leaves, frozenset[Tensor]], _Signature] = {}
         self._sent: dict[int, set[Operation]] = {}  # operations that ranks have
+        self._ended: dict[int, Exception] = {}  # ranks whose servers were stopped
+        self._constant_tags: list[int] = []
         self._placed: dict[Operation, DeviceName] = {}
         self._pinned: dict[Operation, DeviceName] = {}
         self._compiling = threading.Lock()
+        self._closing = threading.Lock()
         self._running: set[Step] = set()
         self._closed = False
         if target is not None:
@@ -344,7 +383,7 @@ class MasterSession:
 
     def _run_with_others(self, signature: _Signature, arrays: dict[int, Any], deadline: Deadline | None) -> list[Any]:
         master, plane = self._master, self._plane
-        if plane.lost:
+        if plane.lost or self._ended:
             self._check_ranks(signature.ranks)
         try:
             lane = signature.lanes.pop()
@@ -361,16 +400,23 @@ class MasterSession:
         try:
             if self._closed:  # meanwhile; `close` may not have seen this step
                 raise closed_error()
-            for rank in signature.ranks:
-                plane.transport.send_control(rank, payload, Kind.RUN_GRAPH)
+            self._start(signature, lane, step, payload)
             if lane.executor is not None:
                 values = self._run_part(signature, lane.executor, arrays, step, deadline)
             if step.outstanding:
                 self._await(step, deadline)
-        except BaseException as error:
-            step.fail(error if isinstance(error, Exception) else errors.CancelledError(f"the client was interrupted: {error!r}"))
-            if not isinstance(error, errors.OpError):
-                raise
+            if step.dead and step.error is None:
+                raise errors.AbortedError("the step ended, but no rank told why.", hint="this is an error of mpirt; please report it.")
+        except errors.OpError as error:
+            step.fail(error)
+        except Exception as error:
+            step.fail(error)
+            raise
+        except BaseException as error:  # an interrupt, which may have come between any two lines: nobody uses the lane again
+            step.fail(errors.CancelledError(f"the client was interrupted: {error!r}"))
+            signature.all_tags.remove(lane.message.tag)
+            lane.interrupted = True
+            raise
         finally:
             if step.error is not None:
                 self._let_end(step)
@@ -380,6 +426,27 @@ class MasterSession:
         if values is None:
             return [None] * len(signature.fed_fetches)
         return as_results(values, signature.fed_fetches, signature.received)
+
+    def _start(self, signature: _Signature, lane: _Lane, step: Step, payload: bytes) -> None:
+        """Tell the ranks to run. The end of a short step that has no part here is awaited at once, in turns with other threads."""
+        send = self._plane.transport.send_control
+        if lane.executor is not None or signature.slow:
+            signature.slow = max(0, signature.slow - 1)
+            for rank in signature.ranks:
+                send(rank, payload, Kind.RUN_GRAPH)
+            return
+        turn = self._master.turn
+        turn.take()
+        try:
+            for rank in signature.ranks:
+                send(rank, payload, Kind.RUN_GRAPH)
+            if self._plane.progress.spin(step.over, _SHORT_S):
+                signature.misses = 0
+            else:
+                signature.misses += 1
+                signature.slow = _TRY_AGAIN if signature.misses > _MISSES else 0
+        finally:
+            turn.give()
 
     def _run_part(
         self, signature: _Signature, executor: Executor, arrays: dict[int, Any], step: Step, deadline: Deadline | None
@@ -419,13 +486,14 @@ class MasterSession:
 
     def _await(self, step: Step, deadline: Deadline | None) -> None:
         """Wait for the other ranks to end their parts."""
-        asked = time.perf_counter() + _ASK_AFTER_S
+        pause_s = _ASK_AFTER_S if deadline is None else min(_ASK_AFTER_S, deadline.remaining_s / 2)
+        ask_at = time.perf_counter() + pause_s
 
         def watch() -> None:
-            nonlocal asked
+            nonlocal ask_at
             self._master.watch()
-            if time.perf_counter() > asked:
-                asked = time.perf_counter() + _ASK_AFTER_S
+            if time.perf_counter() > ask_at:
+                ask_at += pause_s
                 for rank in sorted(step.outstanding):
                     self._plane.send(rank, Kind.STEP_STATUS, StepStatus(step=step.number))
 
@@ -451,32 +519,40 @@ class MasterSession:
             def at_rest() -> bool:
                 return not step.outstanding and (lane.executor is None or _idle(lane.executor))
 
-            def free() -> None:
-                self._forget(step)
-                signature.lanes.append(lane)
-
-            self._plane.progress.when(at_rest, free)
+            self._plane.progress.when(at_rest, partial(self._free, signature, lane, step))
         else:
-            self._forget(step)
-            signature.lanes.append(lane)
+            self._free(signature, lane, step)
 
-    def _forget(self, step: Step) -> None:
+    def _free(self, signature: _Signature, lane: _Lane, step: Step) -> None:
         self._master.steps.pop(step.number, None)
         self._plane.progress.eager.discard(step)
+        if not lane.interrupted:
+            signature.lanes.append(lane)
 
     # ---- compiling
 
     def _find(self, leaves: Leaves, fed: Collection[Tensor], deadline: Deadline | None) -> _Signature:
         """The compiled signature; compiled and sent to the ranks that it needs the first time."""
         key = (leaves, frozenset(fed))
-        with self._compiling:
-            if self._closed:
-                raise closed_error()
+        with self._alone(deadline):
             if self._target is not None and self.num_signatures == 0:
                 self._open([self._target], deadline)
             if key not in self._signatures:
                 self._signatures[key] = self._compile(leaves, fed, deadline)
             return self._signatures[key]
+
+    @contextlib.contextmanager
+    def _alone(self, deadline: Deadline | None) -> Iterator[None]:
+        """One thread at a time compiles; one that waits for its turn keeps its deadline, and learns of `close`."""
+        while not self._compiling.acquire(timeout=_LOOK_S):
+            if deadline is not None and deadline.remaining_s < _LOOK_S:
+                raise deadline.exceeded("another thread to prepare a step of this session")
+        try:
+            if self._closed:
+                raise _closed_while_running()
+            yield
+        finally:
+            self._compiling.release()
 
     def _compile(self, leaves: Leaves, fed: Collection[Tensor], deadline: Deadline | None) -> _Signature:
         master = self._master
@@ -493,9 +569,9 @@ class MasterSession:
             self._register(other, number, theirs)
         executor = Executor(program, self._state, master.plane.transport)
         signature = _Signature(number, plan, program, executor, list(programs))
-        dump_program(program, f"{self._number}-on-{rank}", self.num_signatures, rank)
+        dump_program(program, self._name, self.num_signatures, rank)
         for other, theirs in programs.items():
-            dump_program(theirs, f"{self._number}-on-{rank}", self.num_signatures, other)
+            dump_program(theirs, self._name, self.num_signatures, other)
         if self._log_placement:
             print_placement(plan.placement, self._placed)
         self.num_signatures += 1
@@ -510,8 +586,17 @@ class MasterSession:
 
     def _check_ranks(self, ranks: Collection[int]) -> None:
         for rank in ranks:
-            if rank in self._plane.lost:
-                raise self._plane.lost[rank]
+            error = self._plane.lost.get(rank) or self._ended.get(rank)
+            if error is not None:
+                raise error
+
+    def end_on(self, rank: int, error: Exception) -> None:
+        """The server of ``rank`` was stopped: this session can't use it any more, also if there is a new one."""
+        self._ended[rank] = error
+        self._sent.pop(rank, None)
+        for step in list(self._running):
+            if rank in step.outstanding:
+                step.fail(error)
 
     def _open(self, ranks: Collection[int], deadline: Deadline | None) -> None:
         """Open the session on ranks where it isn't yet."""
@@ -524,24 +609,31 @@ class MasterSession:
         new = [r for r in sorted(ranks) if r not in self._sent and r != master.rank]
         if new:
             request = next(master.numbers)
-            message = CreateSession(request=request, session=self._number, isolate=self._isolate, where=self.where)
-            master.ask(request, new, Kind.CREATE_SESSION, message, "to open the session (is a tf.train.Server running there?)", deadline)
+            message = CreateSession(request=request, session=self.number, isolate=self._isolate, where=self.where)
+            what = "to open the session (is a tf.train.Server running there?)"
+            try:
+                master.ask(request, new, Kind.CREATE_SESSION, message, what, deadline, lambda: self._closed)
+            except BaseException:  # the next step begins anew; those that opened it, or will, forget it
+                _send_close(self._plane, self.number, new)
+                raise
             for rank in new:
                 self._sent[rank] = set()
+
 
     def _register(self, rank: int, number: int, program: Program) -> None:
         """Send a rank its program, and what it hasn't got yet of the operations."""
         known = self._sent[rank]
         operations = [op for op in operations_of(program) if op not in known]
         if operations:
-            message, large = extension(self._number, operations, known)
+            message, large = extension(self.number, operations, known)
             transport = self._plane.transport
             for constant, op in zip(message.constants, large, strict=True):
                 constant.tag = self._master.tags.take(1)
+                self._constant_tags.append(constant.tag)
                 transport.keep([transport.isend(op.attrs["value"], rank, constant.tag)])
             self._plane.send(rank, Kind.EXTEND_SESSION, message)
             known.update(operations)
-        self._plane.send(rank, Kind.REGISTER_GRAPH, RegisterGraph(session=self._number, graph=number, program=program_def(program)))
+        self._plane.send(rank, Kind.REGISTER_GRAPH, RegisterGraph(session=self.number, graph=number, program=program_def(program)))
 
     def _new_lane(self, signature: _Signature) -> _Lane:
         tag = self._master.tags.take(signature.num_tags)
@@ -570,35 +662,49 @@ class MasterSession:
 
     def close(self) -> None:
         """Cancel what runs and free the session everywhere; waits half a second at most. Closing again does nothing."""
-        with self._compiling:
+        with self._closing:
             if self._closed:
                 return
             self._closed = True
         for step in list(self._running):
             step.fail(_closed_while_running())
         self._plane.progress.ring()
+        with self._compiling:  # whoever compiles has heard of it
+            pass
         ranks = [rank for rank in self._sent if rank not in self._plane.lost]
         request = next(self._master.numbers)
-        message = CloseSession(request=request, session=self._number)
+        message = CloseSession(request=request, session=self.number)
         try:
             self._master.ask(request, ranks, Kind.CLOSE_SESSION, message, "to close the session", Deadline.after(_CLOSE_S))
             self._plane.progress.wait(lambda: not self._running, lambda: "the session's steps to end", _CLOSE_S)
         except (errors.OpError, Abandoned):
             pass  # its tags are not used again
         else:
-            for signature in self._signatures.values():
-                for tag in signature.all_tags:
-                    self._master.tags.give_back(tag, signature.num_tags)
+            if not self._ended:
+                self._give_tags_back()
         self._signatures.clear()
+        self._state.close()
         self._master.sessions.discard(self)
         self._master.on_change()
 
+    def _give_tags_back(self) -> None:
+        for tag in self._constant_tags:
+            self._master.tags.give_back(tag, 1)
+        for signature in self._signatures.values():
+            for tag in signature.all_tags:
+                self._master.tags.give_back(tag, signature.num_tags)
+
     def __del__(self) -> None:
         if not self._closed and self._sent:  # dropped without being closed: its ranks needn't keep it
-            message = CloseSession(request=0, session=self._number)
-            for rank in self._sent:
-                with contextlib.suppress(Exception):
-                    self._plane.send(rank, Kind.CLOSE_SESSION, message)
+            # Later: the garbage collector may have stopped this thread where it holds the locks that sending needs.
+            self._plane.progress.when(lambda: True, partial(_send_close, self._plane, self.number, list(self._sent)))
+
+
+def _send_close(plane: ControlPlane, session: int, ranks: Collection[int]) -> None:
+    """Have ranks forget a session, without asking for an answer."""
+    for rank in ranks:
+        with contextlib.suppress(errors.OpError):  # it is lost
+            plane.send(rank, Kind.CLOSE_SESSION, CloseSession(session=session))
 
 
 def _closed_while_running() -> errors.CancelledError:

@@ -19,6 +19,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from mpirt.transport.base import IDLE_EVERY_S, Patience, log_stall
 
 _log = logging.getLogger("mpirt")
@@ -59,6 +61,8 @@ class Progress:
         self._bell.acquire()
         self._napping = False
         self._woke_others = False
+        self._testing: _Follower | None = None  # whose condition the leader looks at
+        self._wanted = False  # whether a thread wants to lead for a moment
         self._in_service = False  # whether the leader is the service thread
         self.eager: set[object] = set()  # while not empty, every turn of a wait polls control messages, not only one in 100 us
 
@@ -84,8 +88,9 @@ class Progress:
         while True:
             if self._leading.acquire(False) or (self._in_service and self._leading.acquire(timeout=_FOLLOW_S)):
                 try:
-                    if self._lead(ready, patience, on_idle):
-                        return
+                    with np.errstate(all="ignore"):  # kernels of other ranks' steps may run in this thread
+                        if self._lead(ready, patience, on_idle):
+                            return
                 finally:
                     self._leading.release()
             if follower is None:
@@ -96,6 +101,25 @@ class Progress:
             if follower.done:
                 return
             patience.check()
+
+    def spin(self, ready: Callable[[], bool], seconds: float) -> bool:
+        """Lead for a short time, in the place of whoever leads; True once ``ready()`` is."""
+        if not self._leading.acquire(False):
+            self._wanted = True
+            self.ring()
+            if not self._leading.acquire(timeout=_FOLLOW_S):
+                return ready()
+        self._wanted = False
+        try:
+            with np.errstate(all="ignore"):
+                end = time.perf_counter() + seconds
+                while not ready():
+                    self._turn()
+                    if time.perf_counter() > end:
+                        return ready()
+            return True
+        finally:
+            self._leading.release()
 
     def when(self, ready: Callable[[], bool], go: Callable[[], None]) -> None:
         """Call ``go()`` once ``ready()`` is true, by whichever thread leads then."""
@@ -123,7 +147,8 @@ class Progress:
         """Look at everything once, unless another thread leads, which will."""
         if self._leading.acquire(False):
             try:
-                self._turn()
+                with np.errstate(all="ignore"):
+                    self._turn()
             finally:
                 self._leading.release()
 
@@ -140,6 +165,7 @@ class Progress:
 
         ``watch()`` is called under the leadership, at every turn after which nothing has happened.
         """
+        np.seterr(all="ignore")  # of this thread, for the kernels that it runs
         pause_s = _SHORTEST_NAP_S
         while not stopped():
             if not self._leading.acquire(False):
@@ -157,7 +183,7 @@ class Progress:
             time.sleep(pause_s)
 
     def _lead(self, ready: Callable[[], bool], patience: Patience, on_idle: Callable[[], None] | None) -> bool:
-        """Move everything on until ``ready()`` (True), or until others were woken, who then lead (False)."""
+        """Move everything on until ``ready()`` (True), or until others were woken or want to lead for a moment (False)."""
         next_idle = 0.0
         while True:
             now = patience.check()
@@ -166,7 +192,7 @@ class Progress:
                 patience.awake()
             if ready():
                 return True
-            if self._woke_others:
+            if self._woke_others or self._wanted:
                 self._woke_others = False
                 return False
             if idle:
@@ -190,23 +216,34 @@ class Progress:
                         _log.exception("an error of mpirt, please report it")
         if self._followers:
             for follower in self._followers.copy():
-                try:
-                    follower.done = follower.done or follower.ready()
-                except Exception as error:  # it is the follower's
-                    follower.error = error
-                if follower.done or follower.error is not None:
-                    self._woke_others = busy = True
-                    self._followers.remove(follower)
-                    follower.bell.release()
+                busy |= self._look_for(follower)
         return busy
+
+    def _look_for(self, follower: _Follower) -> bool:
+        """Wake a follower whose wait is over; True if it is."""
+        if follower.done or follower.error is not None:
+            return False  # it was woken and hasn't run since
+        self._testing = follower
+        try:
+            if follower not in self._followers:
+                return False  # it has gone to look for itself
+            follower.done = follower.ready()
+        except Exception as error:  # it is the follower's
+            follower.error = error
+        finally:
+            self._testing = None
+        if not follower.done and follower.error is None:
+            return False
+        self._woke_others = True
+        follower.bell.release()
+        return True
 
     def _follow(self, follower: _Follower) -> None:
         self._followers.append(follower)
-        if not follower.bell.acquire(timeout=_FOLLOW_S):
-            try:
-                self._followers.remove(follower)
-            except ValueError:  # the leader has just found it ready and rings
-                follower.bell.acquire()
+        follower.bell.acquire(timeout=_FOLLOW_S)
+        self._followers.remove(follower)
+        while self._testing is follower:  # the leader may be in the middle of what only one thread may do
+            time.sleep(0)
 
     def _nap(self, seconds: float) -> None:
         self._napping = True

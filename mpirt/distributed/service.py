@@ -48,8 +48,7 @@ class Service:
         self._resting: dict[int, bool] = {}  # rank 0: of all ranks, as they told
         self._busy_with: dict[int, str] = {}
         master.serving = self.serving
-        plane.handlers[Kind.REST] = self._hear_rest
-        plane.handlers[Kind.REST_OVER] = self._hear_over
+        plane.serve({Kind.REST: self._hear_rest, Kind.REST_OVER: self._hear_over})
 
     def serving(self) -> bool:
         """Whether a server runs in this process."""

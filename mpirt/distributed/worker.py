@@ -16,9 +16,12 @@ Does not own: compiling (``master``), what messages look like (``graph_messages`
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from functools import partial
+
+import numpy as np
 
 from mpirt import errors
 from mpirt.cluster.task import Task
@@ -35,6 +38,7 @@ from mpirt.distributed.control_pb2 import (
     Reply,
     Reset,
     RunGraph,
+    SessionEnded,
     StepDone,
     StepStatus,
 )
@@ -73,7 +77,7 @@ class Worker:
         self._programs: dict[tuple[int, int], _Program] = {}
         self._steps: dict[tuple[int, int], _Step] = {}
         self._early: list[tuple[int, CreateSession]] = []  # came before there was a server
-        plane.handlers.update({
+        plane.serve({
             Kind.CREATE_SESSION: self._create_session,
             Kind.EXTEND_SESSION: self._extend_session,
             Kind.REGISTER_GRAPH: self._register_graph,
@@ -153,6 +157,7 @@ class Worker:
         self.plane.send(source, Kind.REPLY, Reply(request=message.request))
 
     def _close_session(self, source: int, message: CloseSession) -> None:
+        self._early = [(rank, early) for rank, early in self._early if (rank, early.session) != (source, message.session)]
         session = self._sessions.pop((source, message.session), None)
         if session is not None:
             self._end(session)
@@ -168,17 +173,22 @@ class Worker:
             step.cancel(errors.CancelledError("the session was closed."))
         for key in [key for key, program in self._programs.items() if program.session is session]:
             del self._programs[key]
+        session.state.close()
 
     def _lose(self, rank: int, error: errors.UnavailableError) -> None:
+        self._early = [item for item in self._early if item[0] != rank]
         for key in [key for key in self._sessions if key[0] == rank]:
             self._end(self._sessions.pop(key))
 
     def stop(self, error: errors.OpError) -> None:
-        """Cancel all steps and forget all sessions. Under the leadership."""
+        """Cancel all steps and forget all sessions; their masters are told, since nobody may answer here any more. Under the leadership."""
         for step in list(self._steps.values()):
             step.cancel(error)
-        for key in list(self._sessions):
-            self._end(self._sessions.pop(key))
+        record = to_record(error)
+        for source, number in list(self._sessions):
+            self._end(self._sessions.pop((source, number)))
+            with contextlib.suppress(errors.OpError):  # it is gone
+                self.plane.send(source, Kind.SESSION_ENDED, SessionEnded(session=number, error=record))
 
     # ---- steps
 
@@ -197,11 +207,29 @@ class Worker:
         except errors.OpError as error:
             self.done(source, message.step, self.record(error))
             return
-        step = self._steps[source, message.step] = _Step(self, source, message.step, program, executor)
-        if not program.session.loading and executor not in program.session.draining:
-            step.begin()
+        session = program.session
+        if program.has_messages or program.threaded or session.loading:
+            step = self._steps[source, message.step] = _Step(self, source, message.step, program, executor)
+            if step.may_begin():
+                step.begin()
+            else:
+                self.plane.progress.when(step.may_begin, step.begin)
+            return
+        # Short and all by itself: nothing to note, unless it turns out to be blocked.
+        start = time.perf_counter()
+        executor.start({})
+        try:
+            ended = executor.advance()
+        except StepFailed as failed:
+            assert failed.failure is not None
+            self.done(source, message.step, self.record(failed.failure.error, failed.failure.device, failed.failure.traceback))
+            return
+        if ended:
+            program.took(time.perf_counter() - start)
+            self.done(source, message.step)
         else:
-            self.plane.progress.when(step.may_begin, step.begin)
+            step = self._steps[source, message.step] = _Step(self, source, message.step, program, executor)
+            step.suspend()
 
     def _tag(self, tag: int, count: int) -> int:
         if not 0 <= tag <= self.plane.transport.max_tag - count:
@@ -228,8 +256,13 @@ class Worker:
     def done(self, source: int, step: int, error: ErrorRecord | None = None, dead: bool = False) -> None:
         """Answer for a step."""
         self._steps.pop((source, step), None)
+        message = StepDone(step=step)
+        if error is not None:
+            message.error.CopyFrom(error)
+        elif dead:
+            message.dead = True
         try:
-            self.plane.send(source, Kind.STEP_DONE, StepDone(step=step, error=error, dead=dead))
+            self.plane.send(source, Kind.STEP_DONE, message)
         except errors.OpError:
             pass  # the master is gone; whoever finds out tells
 
@@ -251,7 +284,7 @@ class _Session:
         return not self.loading
 
     def idle(self) -> bool:
-        return not self.num_steps and not self.draining
+        return not self.num_steps and not self.draining and self.loaded()
 
 
 class _Program:
@@ -285,7 +318,7 @@ class _Program:
         return executor
 
     def took(self, seconds: float) -> None:
-        """Learn from the time that a step computed here: its thread's, since others may have kept it waiting."""
+        """Learn from the time that a step computed here."""
         self.threaded = self._calls_python or seconds > _SHORT_S
 
 
@@ -328,38 +361,41 @@ class _Step:
     def _carry_on(self) -> None:
         """Run until it ends or is suspended."""
         self._pending = None
-        while self._advance():
-            pending = self._executor.blocked
-            assert pending is not None
-            if self._cancelled is not None and pending.cancel():
-                self._executor.stop()
-                self._end(self._cancelled)
-                return
-            pending.on_ready = self._progress.ring
-            if not pending.ready():
-                self._pending = pending
-                self._progress.when(pending.ready, self._carry_on)
-                return
+        if self._advance():
+            self.suspend()
+
+    def suspend(self) -> None:
+        """It is blocked: stop, or go on when that is over."""
+        self._began = True
+        pending = self._executor.blocked
+        assert pending is not None
+        if self._cancelled is not None and pending.cancel():
+            self._executor.stop()
+            self._end(self._cancelled)
+            return
+        pending.on_ready = self._progress.ring
+        self._pending = pending
+        self._progress.when(pending.ready, self._carry_on)  # looked at in this turn or the next
 
     def _advance(self) -> bool:
         """Run on; True if it is blocked then, False if it has ended, also answered."""
-        start = time.thread_time()
+        start = time.perf_counter()
         try:
             ended = self._executor.advance()
         except StepFailed as failed:
             self._end(failed.failure)
             return False
         finally:
-            self._seconds += time.thread_time() - start
+            self._seconds += time.perf_counter() - start
         if ended:
             self._executor.take_results()
             self._end(None, dead=False)
         return not ended
 
     def _run_in_thread(self) -> None:
-        with blocking(self._block):
+        with blocking(self._block), np.errstate(all="ignore"):
             while True:
-                start = time.thread_time()
+                start = time.thread_time()  # not what other threads made it wait
                 failure: Failure | errors.OpError | None = None
                 dead = False
                 try:
@@ -426,7 +462,11 @@ class _Step:
             session.draining.add(self._executor)
             self._progress.when(partial(_idle, self._executor), partial(session.draining.discard, self._executor))
         self.program.took(self._seconds)
-        self._answer(failure, dead)
+        if failure is None and not dead and not self._answered:
+            self._answered = True
+            self._worker.done(self._source, self._number)
+        else:
+            self._answer(failure, dead)
 
     def _answer(self, failure: Failure | errors.OpError | None, dead: bool = False) -> None:
         if self._answered:

@@ -21,6 +21,7 @@ from mpirt.graph.graph import Graph, Operation, Tensor, get_default_graph
 from mpirt.graph.op_def import OpDef, arg_ranges, op_def
 from mpirt.graph.shapes import TensorShape, as_shape
 
+AT = "_at"  # attribute with the number of the user's line where the node was made, see `import_nodes`
 _PRODUCER = 1882  # version of the GraphDef format that we write; any recent one will do
 
 # ---------------------------------------------------------------------------------------------------------- export
@@ -303,17 +304,19 @@ def import_graph_def(
     return [_returned(made, element, mapped) for element in return_elements]
 
 
-def import_nodes(graph: Graph, graph_def: Any, made: dict[str, Operation], mapped: Mapping[str, Tensor]) -> None:
+def import_nodes(
+    graph: Graph, graph_def: Any, made: dict[str, Operation], mapped: Mapping[str, Tensor], places: Sequence[str] = ()
+) -> None:
     """Add nodes to ``graph`` whose inputs come before them, are in ``made`` by name, or in ``mapped`` by tensor name.
 
-    New operations are added to ``made``.
+    New operations are added to ``made``. ``places`` are lines of the user's, which nodes have by number in their attribute ``AT``.
 
     Raises
     ------
     InvalidArgumentError, NotFoundError
         As `import_graph_def`; and if a node of that name is in ``made`` already.
     """
-    library = _Library(graph_def)
+    library = _Library(graph_def, places)
     with graph.as_default(), graph.name_scope(None):
         for node in graph_def.node:
             if node.name in made:
@@ -369,12 +372,22 @@ def _sorted_nodes(nodes: Sequence[Any], mapped: Mapping[str, Any]) -> list[Any]:
 
 
 class _Library:
-    """The bodies of a GraphDef, made when a node names them."""
+    """The bodies of a GraphDef, made when a node names them; and where the user made its nodes, if that came along."""
 
-    def __init__(self, graph_def: Any) -> None:
+    def __init__(self, graph_def: Any, places: Sequence[str] = ()) -> None:
+        self._places = places
         self._definitions = {f.signature.name: f for f in graph_def.library.function} if hasattr(graph_def, "library") else {}
         self._made: dict[str, Function] = {}
         self._open: list[str] = []
+
+    def frames(self, attrs: dict[str, Any]) -> tuple[tuple[str, int], ...]:
+        """The user's file and line of a node; its attribute ``AT`` is taken out."""
+        if self._places:
+            at = attrs.pop(AT, None)
+            if isinstance(at, int) and 0 <= at < len(self._places):
+                file, _, line = self._places[at].rpartition(":")
+                return ((file, int(line) if line.isdecimal() else 0),)
+        return (("<GraphDef>", 0),)
 
     def function(self, name: str, where: str) -> Function:
         """The body ``name``, for the attribute ``where``.
@@ -472,9 +485,10 @@ def _import_node(
             inputs.append(_output(made[producer], index, where, text))
     attrs = _import_attrs(definition, node, where, prefix, library)
     colocated = attrs.pop("_class", None)
+    frames = library.frames(attrs)
     try:
         with graph.control_dependencies(controls), graph.device(node.device):
-            op = graph.create_op(node.op, inputs, attrs, f"{prefix}{node.name}/", frames=(("<GraphDef>", 0),))
+            op = graph.create_op(node.op, inputs, attrs, f"{prefix}{node.name}/", frames=frames)
     except (TypeError, ValueError, AttributeError, IndexError, KeyError, OverflowError) as error:
         raise errors.InvalidArgumentError(f"{where} can't be imported: {error}") from None
     if colocated:

@@ -207,9 +207,10 @@ def _dtype_inside(value: Any) -> DType | None:
     """Type of the first tensor inside nested lists."""
     if isinstance(value, list | tuple):
         return next((d for d in map(_dtype_inside, value) if d is not None), None)
-    if hasattr(value, "_as_tensor"):
-        value = value._as_tensor(True)
-    return value.dtype.base_dtype if isinstance(value, Tensor) else None
+    if not is_tensor(value):
+        return None
+    found: DType = value.dtype.base_dtype
+    return found
 
 
 def graph_of(*values: Any) -> Graph:

@@ -50,9 +50,11 @@ def _cast(ctx: KernelContext, x: Any, *, DstT: DType) -> Any:
 
 
 @register_gradient("Cast")
-def _cast_grad(op: Operation, dy: Tensor) -> list[Tensor | None]:
+def _cast_grad(op: Operation, dy: Tensor | IndexedSlices) -> list[Any]:
     source, target = op.inputs[0].dtype.base_dtype, dy.dtype.base_dtype
     if source.kind in "fc" and target.kind in "fc":
+        if isinstance(dy, IndexedSlices):
+            return [IndexedSlices(apply_op("Cast", dy.values, DstT=source), dy.indices, dy.dense_shape)]
         return [apply_op("Cast", dy, DstT=source)]
     return [None]
 

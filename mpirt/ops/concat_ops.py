@@ -14,9 +14,10 @@ from mpirt.graph import constants
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.graph.op_def import KernelContext, ShapeContext, no_gradient, register_gradient, register_kernel, register_op
 from mpirt.graph.shapes import Shape, merge, normalize_axis, text, with_rank
-from mpirt.ops.apply import apply_op, convert_to_tensor, is_tensor
+from mpirt.ops.apply import apply_op, constant, convert_to_tensor, is_tensor
 from mpirt.ops.arguments import axis_of, shape_tensor
-from mpirt.ops.array_ops import shape_n, zeros_like
+from mpirt.ops.array_ops import shape, shape_n, zeros_like
+from mpirt.ops.indexed_slices import IndexedSlices
 
 __all__ = ["concat", "parallel_stack", "split", "stack", "unstack"]
 
@@ -103,8 +104,11 @@ def _concat_v1_grad(op: Operation, dy: Any) -> list[Any]:
     return [None, *_concat_grad(op.inputs[1:], op.inputs[0], dy)]
 
 
-def _concat_grad(values: Sequence[Tensor], axis: Tensor, dy: Any) -> list[Tensor]:
+def _concat_grad(values: Sequence[Tensor], axis: Tensor, dy: Any) -> Sequence[Any]:
     known = constants.value(axis)
+    ndim = next((len(v.static_shape) for v in values if v.static_shape is not None), None)
+    if isinstance(dy, IndexedSlices) and known is not None and ndim is not None:
+        return _concat_rows_grad(values, int(known) % ndim, dy)
     if known is not None:
         sizes = [None if v.static_shape is None else v.static_shape[int(known)] for v in values]
         if None not in sizes:
@@ -114,6 +118,25 @@ def _concat_grad(values: Sequence[Tensor], axis: Tensor, dy: Any) -> list[Tensor
     shapes = shape_n(values)
     offsets = apply_op("ConcatOffset", axis, shapes)
     return [apply_op("Slice", dy, begin, size) for begin, size in zip(offsets, shapes, strict=True)]
+
+
+def _concat_rows_grad(values: Sequence[Tensor], axis: int, dy: IndexedSlices) -> list[IndexedSlices]:
+    """The part of each of ``values`` in the rows ``dy``: rows too, so that a table in slices gets no dense gradient."""
+    shapes = [shape(v) for v in values]
+    sizes = [s[axis] if v.static_shape is None else v.static_shape[axis] for v, s in zip(values, shapes, strict=True)]
+    sizes = [s[axis] if size is None else size for s, size in zip(shapes, sizes, strict=True)]
+    if axis > 0:
+        parts = split(dy.values, convert_to_tensor(sizes, int32), axis, num=len(sizes))
+        return [IndexedSlices(part, dy.indices, whole) for part, whole in zip(parts, shapes, strict=True)]
+    found, start = [], constant(0, dy.indices.dtype.base_dtype)
+    for size, whole in zip(sizes, shapes, strict=True):
+        end = start + apply_op("Cast", size, DstT=dy.indices.dtype.base_dtype)
+        inside = apply_op("LogicalAnd", apply_op("GreaterEqual", dy.indices, start), apply_op("Less", dy.indices, end))
+        mine = apply_op("Reshape", apply_op("Where", inside), [-1])
+        indices = apply_op("GatherV2", dy.indices, mine, 0) - start
+        found.append(IndexedSlices(apply_op("GatherV2", dy.values, mine, 0), indices, whole))
+        start = end
+    return found
 
 
 @register_op(

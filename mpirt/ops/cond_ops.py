@@ -1,4 +1,4 @@
-"""cond and case: a choice between branches that is made in the step.
+"""cond, case and switch_case: a choice between branches that is made in the step.
 
 Both branches are built as bodies of one If operation, which runs one of them on its own task. What a branch uses from
 outside is an input of the operation, so it is computed whichever branch runs, where it lives, as in TensorFlow. Inside the
@@ -20,11 +20,11 @@ from mpirt.ops.cast_ops import cast
 from mpirt.ops.concat_ops import stack
 from mpirt.ops.control_flow_ops import Assert
 from mpirt.ops.functional_ops import Traced, make_if
-from mpirt.ops.logic_ops import less_equal
+from mpirt.ops.logic_ops import equal, less_equal
 from mpirt.ops.reduction_ops import reduce_any, reduce_sum
 from mpirt.ops.structure import pack
 
-__all__ = ["case", "cond"]
+__all__ = ["case", "cond", "switch_case"]
 
 Branch = Callable[[], Any]
 
@@ -169,3 +169,66 @@ def _chain(pairs: Sequence[tuple[Any, Branch]], last: Branch, strict: bool) -> B
         return last
     (pred, function), rest = pairs[0], _chain(pairs[1:], last, strict)
     return lambda: cond(pred, function, rest, strict)
+
+
+# ------------------------------------------------------------------------------------------------------- switch_case
+
+
+def switch_case(branch_index: Any, branch_fns: Any, default: Branch | None = None, name: str = "switch_case") -> Any:
+    """What function number ``branch_index`` gives.
+
+    Parameters
+    ----------
+    branch_index : int32 scalar tensor
+    branch_fns : list of functions, or a dict or list of pairs that numbers them from 0
+    default : function for any other number, by default the last one of ``branch_fns``
+    name : name scope of the operations
+
+    Raises
+    ------
+    TypeError
+        If the index is no int32 tensor, something is no function, or the functions' results differ in structure.
+    ValueError
+        If there are no functions, or their numbers aren't 0, 1, ...
+
+    Notes
+    -----
+    It is a chain of conds, one for each number.
+    """
+    functions = _numbered(branch_fns)
+    if not is_tensor(branch_index):
+        raise TypeError(f"'branch_index' must be a Tensor, got {type(branch_index)}")
+    index = convert_to_tensor(branch_index)
+    if index.dtype.base_dtype is not dtypes.int32 or index.static_shape not in (None, ()):
+        raise TypeError(f"'branch_index' must be an int32 scalar, not {index!r}.")
+    if default is None:
+        default = functions.pop()
+    if not callable(default):
+        raise TypeError(f"'default' must be callable, not {default!r}.")
+    with get_default_graph().name_scope(name or "switch_case"):
+        if not functions:
+            return cond(equal(index, index), default, default, strict=True)
+        return _chain([(equal(index, number), fn) for number, fn in enumerate(functions)], default, strict=True)()
+
+
+def _numbered(branch_fns: Any) -> list[Branch]:
+    """The functions in the order of their numbers."""
+    if not isinstance(branch_fns, list | tuple | Mapping):
+        raise TypeError("'branch_fns' must be a list, tuple, or dict")
+    pairs: list[Any] = list(branch_fns.items()) if isinstance(branch_fns, Mapping) else list(branch_fns)
+    if not pairs:
+        raise ValueError("Must provide at least one item in 'branch_fns'")
+    if all(callable(fn) for fn in pairs):
+        return pairs
+    for pair in pairs:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise TypeError(f"Each entry in 'branch_fns' must be a 2-tuple. Received {pair!r}.")
+        if not isinstance(pair[0], int):
+            raise TypeError(f"key must be a Python `int`, got {type(pair[0])}")
+        if not callable(pair[1]):
+            raise TypeError(f"fn for key {pair[0]} must be callable, got {pair[1]!r}.")
+    numbers = sorted(number for number, _ in pairs)
+    if numbers != list(range(len(pairs))):
+        found = ",".join(map(str, numbers))
+        raise ValueError(f"branch indices (keys) must form contiguous range of [0 to {len(pairs)}) but found {{{found}}}")
+    return [fn for _, fn in sorted(pairs, key=lambda pair: pair[0])]

@@ -5,11 +5,19 @@ Rows may repeat; their values then add up. Turned into a dense tensor only where
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from mpirt.dtypes import DType, int32
 from mpirt.graph.graph import Operation, Tensor, get_default_graph
 from mpirt.ops.apply import apply_op
+
+
+class IndexedSlicesValue(NamedTuple):
+    """Value of ``IndexedSlices``: what is fetched or fed for it."""
+
+    values: Any
+    indices: Any
+    dense_shape: Any
 
 
 class IndexedSlices:

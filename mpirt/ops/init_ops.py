@@ -23,11 +23,12 @@ from mpirt.ops.arguments import shape_tensor
 from mpirt.ops.random_ops import random_normal, random_uniform, truncated_normal
 
 __all__ = [
-    "Constant", "GlorotNormal", "GlorotUniform", "Identity", "Initializer", "Ones", "RandomNormal", "RandomUniform",
-    "TruncatedNormal", "UniformUnitScaling", "VarianceScaling", "Zeros", "constant_initializer", "glorot_normal_initializer",
-    "glorot_uniform_initializer", "he_normal", "he_uniform", "identity_initializer", "lecun_normal", "lecun_uniform",
-    "ones_initializer", "random_normal_initializer", "random_uniform_initializer", "truncated_normal_initializer",
-    "uniform_unit_scaling_initializer", "variance_scaling_initializer", "zeros_initializer",
+    "Constant", "GlorotNormal", "GlorotUniform", "Identity", "Initializer", "Ones", "Orthogonal", "RandomNormal",
+    "RandomUniform", "TruncatedNormal", "UniformUnitScaling", "VarianceScaling", "Zeros", "constant_initializer",
+    "glorot_normal_initializer", "glorot_uniform_initializer", "he_normal", "he_uniform", "identity_initializer",
+    "lecun_normal", "lecun_uniform", "ones_initializer", "orthogonal_initializer", "random_normal_initializer",
+    "random_uniform_initializer", "truncated_normal_initializer", "uniform_unit_scaling_initializer",
+    "variance_scaling_initializer", "zeros_initializer",
 ]  # fmt: skip
 
 _MAX_INLINE = 1000  # elements: more are filled in the step, not kept in the graph
@@ -254,6 +255,34 @@ class Identity(Initializer):
         return constant(_part(whole, shape, partition_info), name="eye")
 
 
+class Orthogonal(Initializer):
+    """A matrix with orthogonal rows or columns, whichever are fewer, times ``gain`` (Saxe et al. 2014).
+
+    Weights of more dimensions are matrices with all but the last one as rows. Of a variable in slices each slice is
+    orthogonal, as in TensorFlow.
+    """
+
+    def __init__(self, gain: float = 1.0, seed: int | None = None, dtype: Any = float32) -> None:
+        self.gain = gain
+        self.dtype = _floating(dtype)
+        self.seed = seed
+
+    def __call__(self, shape: Any, dtype: Any = None, partition_info: Any = None) -> Tensor:
+        """A random matrix of ``shape``, uniform among the orthogonal ones; ValueError for fewer than two sizes."""
+        sizes = _whole(shape, None)
+        if len(sizes) < 2:
+            raise ValueError(f"The tensor to initialize must be at least two-dimensional, not of shape {list(sizes)}.")
+        kind = _kind(self.dtype, dtype)
+        rows, columns = math.prod(sizes[:-1]), sizes[-1]
+        normal = random_normal([max(rows, columns), min(rows, columns)], dtype=kind, seed=self.seed)
+        q, r = apply_op("Qr", normal)
+        q = q * apply_op("Sign", apply_op("DiagPart", r))  # without it the signs wouldn't be random
+        if rows < columns:
+            q = apply_op("Transpose", q, [1, 0])
+        shaped: Tensor = apply_op("Reshape", q, shape_tensor(sizes))
+        return constant(self.gain, kind) * shaped
+
+
 def _floating(dtype: Any) -> DType:
     kind = dtypes.as_dtype(dtype)
     if not kind.is_floating:
@@ -328,3 +357,4 @@ variance_scaling_initializer = VarianceScaling
 glorot_uniform_initializer = GlorotUniform
 glorot_normal_initializer = GlorotNormal
 identity_initializer = Identity
+orthogonal_initializer = Orthogonal

@@ -161,16 +161,11 @@ def mean_squared_error(
     reduction: str = Reduction.SUM_BY_NONZERO_WEIGHTS,
 ) -> Tensor:
     """Squares of the differences; weights and reduction as in ``compute_weighted_loss``."""
-    return _loss(
-        scope,
-        "mean_squared_error",
-        labels,
-        predictions,
-        weights,
-        loss_collection,
-        reduction,
-        lambda y, p: squared_difference(p, y),
-    )
+
+    def element(y: Tensor, p: Tensor) -> Tensor:
+        return squared_difference(p, y)
+
+    return _loss(scope, "mean_squared_error", labels, predictions, weights, loss_collection, reduction, element)
 
 
 def absolute_difference(
@@ -182,16 +177,11 @@ def absolute_difference(
     reduction: str = Reduction.SUM_BY_NONZERO_WEIGHTS,
 ) -> Tensor:
     """Absolute differences; weights and reduction as in ``compute_weighted_loss``."""
-    return _loss(
-        scope,
-        "absolute_difference",
-        labels,
-        predictions,
-        weights,
-        loss_collection,
-        reduction,
-        lambda y, p: _apply("Abs", p - y),
-    )
+
+    def element(y: Tensor, p: Tensor) -> Tensor:
+        return _apply("Abs", p - y)
+
+    return _loss(scope, "absolute_difference", labels, predictions, weights, loss_collection, reduction, element)
 
 
 def huber_loss(

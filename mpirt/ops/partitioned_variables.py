@@ -215,9 +215,7 @@ def whole_value(initializer: Any, name: str, kind: DType) -> Any:
     if initializer is None or inspect.isclass(initializer):
         return None
     if not callable(initializer):
-        if is_tensor(initializer):
-            return convert_to_tensor(initializer)
-        return to_array(initializer, None if hasattr(initializer, "dtype") else kind)
+        return convert_to_tensor(initializer) if is_tensor(initializer) else to_array(initializer)
     if not needs_no_arguments(initializer):
         return None
     graph = get_default_graph()

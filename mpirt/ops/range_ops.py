@@ -10,13 +10,17 @@ import numpy as np
 from mpirt import dtypes, errors
 from mpirt.dtypes import ALL, COMPLEX, FLOATING, INDEX, REAL, DType, int32, int64
 from mpirt.graph import constants
-from mpirt.graph.graph import Operation, Tensor
+from mpirt.graph.graph import Operation, Tensor, get_default_graph
 from mpirt.graph.op_def import KernelContext, ShapeContext, no_gradient, register_gradient, register_kernel, register_op
-from mpirt.graph.shapes import Shape, is_static, merge, text, with_rank
-from mpirt.ops.apply import apply_op, convert_to_tensor, is_tensor, to_array, unimplemented
+from mpirt.graph.shapes import Shape, broadcast, is_static, merge, text, with_rank
+from mpirt.ops.apply import apply_op, convert_to_tensor, is_tensor, to_array
 from mpirt.ops.arguments import shape_tensor
-from mpirt.ops.array_ops import expand_dims, reshape, size
-from mpirt.ops.tile_ops import broadcast_to
+from mpirt.ops.array_ops import expand_dims, rank, reshape, shape, size
+from mpirt.ops.cast_ops import cast
+from mpirt.ops.logic_ops import equal, greater_equal
+from mpirt.ops.math_ops import maximum
+from mpirt.ops.select_ops import where_v2
+from mpirt.ops.tile_ops import broadcast_dynamic_shape, broadcast_to
 
 __all__ = ["diag", "diag_part", "eye", "lin_space", "linspace", "meshgrid", "one_hot", "range", "sequence_mask"]
 
@@ -99,11 +103,35 @@ def _range(ctx: KernelContext, start: Any, limit: Any, delta: Any) -> Any:
 
 
 def linspace(start: Any, stop: Any, num: Any, name: str | None = None, axis: int = 0) -> Tensor:
-    """``num`` evenly spaced numbers from ``start`` to ``stop``, both included. Only for numbers, not for tensors of them."""
-    if axis != 0:
-        raise unimplemented("linspace with axis")
-    out: Tensor = apply_op("LinSpace", start, stop, num, name=name)
-    return out
+    """``num`` evenly spaced numbers from ``start`` to ``stop``, both included, along a new dimension.
+
+    Parameters
+    ----------
+    start, stop : numbers or tensors of one type, which broadcast; of integers the numbers are float64
+    num : how many
+    name : name of the result
+    axis : where the new dimension is
+    """
+    with get_default_graph().name_scope(name or "linspace") as scope:
+        start = convert_to_tensor(start, name="start")
+        stop = convert_to_tensor(stop, start.dtype.base_dtype, "stop")
+        if not (start.dtype.is_floating or start.dtype.is_complex):
+            start, stop = cast(start, dtypes.float64), cast(stop, dtypes.float64)
+        count = cast(num, int32)
+        both = broadcast_dynamic_shape(shape(start), shape(stop))
+        first, last = (expand_dims(broadcast_to(end, both), axis) for end in (start, stop))
+        ndim = rank(first)
+        along = where_v2(equal(range(ndim), axis if axis >= 0 else ndim + axis), count, 1)
+        number = reshape(range(count), along)
+        steps = maximum(count - 1, 1)
+        value = first + (last - first) / cast(steps, first.dtype) * cast(number, first.dtype)
+        out: Tensor = where_v2(greater_equal(number, steps), last, value, name=scope)
+        known = broadcast(start.static_shape, stop.static_shape)
+        if known is not None:
+            place = axis if axis >= 0 else len(known) + 1 + axis
+            size = constants.value(count)
+            out.set_shape((*known[:place], None if size is None else int(size), *known[place:]))
+        return out
 
 
 lin_space = linspace

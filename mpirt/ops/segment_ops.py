@@ -114,7 +114,7 @@ def _starts(ctx: KernelContext, data: Any, ids: Any) -> tuple[Any, Any, int]:
     return starts, ids[starts], int(ids[-1]) + 1
 
 
-def _reduce_sorted(ctx: KernelContext, ufunc: Any, data: Any, ids: Any, neutral: Any) -> Any:
+def reduce_sorted(ctx: KernelContext, ufunc: Any, data: Any, ids: Any, neutral: Any) -> Any:
     starts, numbers, count = _starts(ctx, data, ids)
     if not starts.size:
         return np.empty((0, *data.shape[1:]), data.dtype)
@@ -128,27 +128,27 @@ def _reduce_sorted(ctx: KernelContext, ufunc: Any, data: Any, ids: Any, neutral:
 
 @register_kernel("SegmentSum", devices=("CPU",))
 def _segment_sum(ctx: KernelContext, data: Any, ids: Any) -> Any:
-    return _reduce_sorted(ctx, np.add, data, ids, 0)
+    return reduce_sorted(ctx, np.add, data, ids, 0)
 
 
 @register_kernel("SegmentProd", devices=("CPU",))
 def _segment_prod(ctx: KernelContext, data: Any, ids: Any) -> Any:
-    return _reduce_sorted(ctx, np.multiply, data, ids, 1)
+    return reduce_sorted(ctx, np.multiply, data, ids, 1)
 
 
 @register_kernel("SegmentMax", devices=("CPU",))
 def _segment_max(ctx: KernelContext, data: Any, ids: Any) -> Any:
-    return _reduce_sorted(ctx, np.maximum, data, ids, 0)
+    return reduce_sorted(ctx, np.maximum, data, ids, 0)
 
 
 @register_kernel("SegmentMin", devices=("CPU",))
 def _segment_min(ctx: KernelContext, data: Any, ids: Any) -> Any:
-    return _reduce_sorted(ctx, np.minimum, data, ids, 0)
+    return reduce_sorted(ctx, np.minimum, data, ids, 0)
 
 
 @register_kernel("SegmentMean", devices=("CPU",))
 def _segment_mean(ctx: KernelContext, data: Any, ids: Any) -> Any:
-    total = _reduce_sorted(ctx, np.add, data, ids, 0)
+    total = reduce_sorted(ctx, np.add, data, ids, 0)
     counts = np.maximum(np.bincount(ids, minlength=len(total)), 1).reshape((-1,) + (1,) * (data.ndim - 1))
     if data.dtype.kind in "iu":
         return (np.sign(total) * (abs(total) // counts)).astype(data.dtype)
@@ -281,7 +281,7 @@ for _name in ("Sum", "Prod", "Max", "Min"):
     )(_unsorted_shape)  # fmt: skip
 
 
-def _reduce_unsorted(ctx: KernelContext, ufunc: str, data: Any, ids: Any, num_segments: Any, neutral: Any) -> Any:
+def reduce_unsorted(ctx: KernelContext, ufunc: str, data: Any, ids: Any, num_segments: Any, neutral: Any) -> Any:
     xp, count = ctx.xp, int(num_segments)
     if count < 0 or data.shape[: ids.ndim] != ids.shape:
         raise errors.InvalidArgumentError(
@@ -318,22 +318,22 @@ def _reduce_unsorted(ctx: KernelContext, ufunc: str, data: Any, ids: Any, num_se
 
 @register_kernel("UnsortedSegmentSum", host=("num_segments",))
 def _unsorted_sum(ctx: KernelContext, data: Any, ids: Any, num_segments: Any) -> Any:
-    return _reduce_unsorted(ctx, "add", data, ids, num_segments, 0)
+    return reduce_unsorted(ctx, "add", data, ids, num_segments, 0)
 
 
 @register_kernel("UnsortedSegmentProd", host=("num_segments",))
 def _unsorted_prod(ctx: KernelContext, data: Any, ids: Any, num_segments: Any) -> Any:
-    return _reduce_unsorted(ctx, "multiply", data, ids, num_segments, 1)
+    return reduce_unsorted(ctx, "multiply", data, ids, num_segments, 1)
 
 
 @register_kernel("UnsortedSegmentMax", host=("num_segments",))
 def _unsorted_max(ctx: KernelContext, data: Any, ids: Any, num_segments: Any) -> Any:
-    return _reduce_unsorted(ctx, "maximum", data, ids, num_segments, _lowest(data.dtype))
+    return reduce_unsorted(ctx, "maximum", data, ids, num_segments, _lowest(data.dtype))
 
 
 @register_kernel("UnsortedSegmentMin", host=("num_segments",))
 def _unsorted_min(ctx: KernelContext, data: Any, ids: Any, num_segments: Any) -> Any:
-    return _reduce_unsorted(ctx, "minimum", data, ids, num_segments, _highest(data.dtype))
+    return reduce_unsorted(ctx, "minimum", data, ids, num_segments, _highest(data.dtype))
 
 
 def _gather_used(rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -169,6 +169,8 @@ def cell_of(ctx: KernelContext, dtype: DType, shape: Shape) -> VariableCell:
     """
     op = ctx.op
     cell = ctx.resource(lambda name: VariableCell(name, dtype, shape, op.location))
+    if cell.__class__ is VariableCell and cell.dtype is dtype and cell.shape == shape:
+        return cell
     if not isinstance(cell, VariableCell):
         raise errors.InvalidArgumentError(f"{op.name!r} wants a variable, but the resource of that name is {cell!r}.", op=op)
     cell.check_declared(dtype, shape, op)
@@ -297,7 +299,7 @@ def _assign(ctx: KernelContext, ref: VariableCell, value: Any, *, validate_shape
 
 def check_shape(ctx: KernelContext, ref: VariableCell, value: Any, wanted: Shape) -> None:
     """InvalidArgumentError unless ``value`` has the shape ``wanted`` of the variable."""
-    if not compatible(wanted, value.shape):
+    if wanted != value.shape and not compatible(wanted, value.shape):
         raise errors.InvalidArgumentError(
             f"{ctx.op.name!r} ({ctx.op.type}): a value of shape {text(value.shape)} doesn't fit the variable {ref.name!r}"
             f" of shape {text(wanted)}.",

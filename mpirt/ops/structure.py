@@ -1,7 +1,7 @@
 """Nested Python values of tensors: taken apart to a flat list, and put together again.
 
-Lists, tuples, named tuples, dicts (in the order of their sorted keys) and IndexedSlices are nodes. None and operations have
-a place in the structure, but no tensor.
+Lists, tuples, named tuples, dicts (in the order of their sorted keys), IndexedSlices and SparseTensor are nodes. None and
+operations have a place in the structure, but no tensor.
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ from typing import Any
 
 from mpirt.graph.graph import Operation
 from mpirt.ops.indexed_slices import IndexedSlices
+from mpirt.ops.sparse_tensor import SparseTensor
 
 LEAF, NONE, OPERATION = "a tensor", "None", "an operation"
+
+# Classes made of tensors, with the arguments of their constructors, which are attributes too.
+_COMPOSITES = {IndexedSlices: ("values", "indices", "dense_shape"), SparseTensor: ("indices", "values", "dense_shape")}
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,9 @@ def _structure(value: Any, leaves: list[Any]) -> Structure:
         return Structure(type(value), keys, tuple(_structure(value[k], leaves) for k in keys))
     if isinstance(value, list | tuple):
         return Structure(type(value), (), tuple(_structure(v, leaves) for v in value))
-    if isinstance(value, IndexedSlices):
-        return Structure(IndexedSlices, (), tuple(_structure(v, leaves) for v in (value.values, value.indices, value.dense_shape)))
+    if type(value) in _COMPOSITES:
+        parts = (getattr(value, part) for part in _COMPOSITES[type(value)])
+        return Structure(type(value), (), tuple(_structure(v, leaves) for v in parts))
     leaves.append(value)
     return Structure(OPERATION if isinstance(value, Operation) else LEAF)
 
@@ -69,6 +74,6 @@ def _pack(structure: Structure, rest: Iterator[Any], operation: Any) -> Any:
     make: Callable[..., Any] = kind
     if structure.keys or issubclass(kind, Mapping):
         return make(zip(structure.keys, parts, strict=True))
-    if kind is IndexedSlices or hasattr(kind, "_make"):
+    if kind in _COMPOSITES or hasattr(kind, "_make"):
         return make(*parts)
     return make(parts)

@@ -31,17 +31,19 @@ def _update_op(
     slots: Sequence[str] = (),
     args: Sequence[str],
     grad: str = "grad",
+    dense: bool = True,
     sparse: bool = True,
     attrs: dict[str, tuple[str, Any]] | None = None,
+    integers: Sequence[str] = (),
 ) -> Callable[[Rule], Rule]:
     """Register ``rule(xp, var, *slots, *args, **attrs)``, which changes var and slots in place, under TensorFlow's names.
 
-    ``args`` are the inputs behind the slots, ``grad`` among them; the others are scalars. A sparse operation has
-    ``indices`` right behind ``grad``.
+    ``args`` are the inputs behind the slots, ``grad`` among them; the others are scalars, of the variable's type unless they
+    are among ``integers`` (int64). A sparse operation has ``indices`` right behind ``grad``.
     """
 
     def register(rule: Rule) -> Rule:
-        for is_sparse in (False, True) if sparse else (False,):
+        for is_sparse in (False,) * dense + (True,) * sparse:
             for resource in (False, True):
                 _register(
                     rule, f"{'Resource' if resource else ''}{'Sparse' if is_sparse else ''}Apply{name}", resource, is_sparse
@@ -52,7 +54,7 @@ def _update_op(
         cells = ["var", *slots]
         inputs = [f"{c}: {'resource' if resource else 'Ref(T)'}" for c in cells]
         for arg in args:
-            inputs += [f"{arg}: T"] + (["indices: Tindices"] if is_sparse and arg == grad else [])
+            inputs += [f"{arg}: {'int64' if arg in integers else 'T'}"] + (["indices: Tindices"] if is_sparse and arg == grad else [])
         scalars = [a for a in args if a != grad]
         types = {"T": dtypes.FLOATING + dtypes.COMPLEX} | ({"Tindices": dtypes.INDEX} if is_sparse else {})
         register_op(
@@ -296,3 +298,119 @@ def _move_towards(xp: ModuleType, average: Array, value: Array, weight: Array) -
     step = xp.subtract(value, average, out=xp.empty_like(average))
     step *= weight
     average += step
+
+
+@_update_op("Adadelta", slots=["accum", "accum_update"], args=["lr", "rho", "epsilon", "grad"])
+def _adadelta(
+    xp: ModuleType, var: Array, accum: Array, accum_update: Array, lr: Array, rho: Array, epsilon: Array, grad: Array
+) -> None:
+    _move_towards(xp, accum, grad * grad, 1 - rho)
+    update = xp.sqrt((accum_update + epsilon) / (accum + epsilon)) * grad
+    _move_towards(xp, accum_update, update * update, 1 - rho)
+    var -= update * lr
+
+
+@_update_op("ProximalGradientDescent", args=["alpha", "l1", "l2", "delta"], grad="delta", sparse=False)
+@_update_op("ProximalGradientDescent", args=["alpha", "l1", "l2", "grad"], dense=False)
+def _proximal_gradient_descent(xp: ModuleType, var: Array, alpha: Array, l1: Array, l2: Array, grad: Array) -> None:
+    _shrink(xp, var, var - grad * alpha, alpha, l1, l2)
+
+
+@_update_op("ProximalAdagrad", slots=["accum"], args=["lr", "l1", "l2", "grad"])
+def _proximal_adagrad(xp: ModuleType, var: Array, accum: Array, lr: Array, l1: Array, l2: Array, grad: Array) -> None:
+    accum += grad * grad
+    rate = lr / xp.sqrt(accum)
+    _shrink(xp, var, var - grad * rate, rate, l1, l2)
+
+
+def _shrink(xp: ModuleType, var: Array, moved: Array, rate: Array, l1: Array, l2: Array) -> None:
+    """var = the minimum of l1 |x| + l2/2 x^2 + (x - moved)^2 / (2 rate)."""
+    var[...] = xp.sign(moved) * xp.maximum(xp.absolute(moved) - rate * l1, 0) / (1 + rate * l2)
+
+
+@_update_op(
+    "AdagradDA",
+    slots=["gradient_accumulator", "gradient_squared_accumulator"],
+    args=["grad", "lr", "l1", "l2", "global_step"],
+    integers=["global_step"],
+)
+def _adagrad_da(
+    xp: ModuleType,
+    var: Array,
+    total: Array,
+    squares: Array,
+    grad: Array,
+    lr: Array,
+    l1: Array,
+    l2: Array,
+    global_step: Array,
+) -> None:
+    total += grad
+    squares += grad * grad
+    steps = global_step.astype(var.dtype)
+    kept = xp.sign(total) * xp.maximum(xp.absolute(total) - l1 * steps, 0)
+    var[...] = -lr * kept / (l2 * steps * lr + xp.sqrt(squares))
+
+
+_FTRL_ATTRS: dict[str, tuple[str, Any]] = {"multiply_linear_by_lr": ("bool", False)}
+
+
+@_update_op("Ftrl", slots=["accum", "linear"], args=["grad", "lr", "l1", "l2", "lr_power"], attrs=_FTRL_ATTRS)
+def _ftrl(
+    xp: ModuleType,
+    var: Array,
+    accum: Array,
+    linear: Array,
+    grad: Array,
+    lr: Array,
+    l1: Array,
+    l2: Array,
+    lr_power: Array,
+    *,
+    multiply_linear_by_lr: bool,
+) -> None:
+    _follow_leader(xp, var, accum, linear, grad, grad, lr, l1, l2, lr_power, multiply_linear_by_lr)
+
+
+@_update_op("FtrlV2", slots=["accum", "linear"], args=["grad", "lr", "l1", "l2", "l2_shrinkage", "lr_power"], attrs=_FTRL_ATTRS)
+def _ftrl_v2(
+    xp: ModuleType,
+    var: Array,
+    accum: Array,
+    linear: Array,
+    grad: Array,
+    lr: Array,
+    l1: Array,
+    l2: Array,
+    l2_shrinkage: Array,
+    lr_power: Array,
+    *,
+    multiply_linear_by_lr: bool,
+) -> None:
+    shrinking = grad + 2 * l2_shrinkage * var
+    _follow_leader(xp, var, accum, linear, grad, shrinking, lr, l1, l2, lr_power, multiply_linear_by_lr)
+
+
+def _follow_leader(
+    xp: ModuleType,
+    var: Array,
+    accum: Array,
+    linear: Array,
+    grad: Array,
+    pull: Array,
+    lr: Array,
+    l1: Array,
+    l2: Array,
+    lr_power: Array,
+    scaled: bool,
+) -> None:
+    """The leader after the gradient ``grad``, of which ``pull`` counts for ``linear``; that is kept times lr if ``scaled``."""
+    before = accum**-lr_power
+    accum += grad * grad
+    after = accum**-lr_power
+    unit = 1 if scaled else lr  # what rates and regularization are divided by
+    linear += pull * (lr / unit) - (after - before) / unit * var
+    limit = l1 * (lr / unit)
+    curvature = after / unit + 2 * l2 * (lr / unit)
+    far = xp.absolute(linear) > limit
+    var[...] = xp.where(far, (xp.sign(linear) * limit - linear) / curvature, xp.zeros_like(var))

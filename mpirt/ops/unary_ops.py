@@ -27,6 +27,7 @@ from mpirt.graph.op_def import (
 from mpirt.graph.shapes import Shape, merge
 from mpirt.ops.apply import apply_op, convert_to_tensor, set_operator
 from mpirt.ops.complex_ops import conj
+from mpirt.ops.indexed_slices import IndexedSlices
 
 __all__ = [
     "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh",
@@ -80,7 +81,9 @@ _register("Neg", (*_SIGNED, *COMPLEX), "negative")
 
 
 @register_gradient("Neg")
-def _neg_grad(op: Operation, dy: Tensor) -> Grads:
+def _neg_grad(op: Operation, dy: Any) -> list[Any]:
+    if isinstance(dy, IndexedSlices):
+        return [IndexedSlices(negative(dy.values), dy.indices, dy.dense_shape)]
     return [negative(dy)]
 
 
@@ -190,6 +193,11 @@ def sqrt(x: Any, name: str | None = None) -> Tensor:
     return _apply("Sqrt", x, name)
 
 
+def _zero_where_unused(ctx: KernelContext, dy: Any, z: Any) -> Any:
+    """``z``, but 0 where no gradient arrives: an infinite slope that nobody follows is no NaN (TensorFlow's rule too)."""
+    return ctx.xp.where(dy == 0, dy, z)
+
+
 _register("Sqrt", direct="sqrt")
 _register_grad("SqrtGrad")
 
@@ -198,7 +206,7 @@ _register_grad("SqrtGrad")
 def _sqrt_grad_kernel(ctx: KernelContext, y: Any, dy: Any) -> Any:
     z = ctx.xp.true_divide(dy, ctx.xp.conjugate(y) if y.dtype.kind == "c" else y)
     z *= y.dtype.type(0.5)
-    return z
+    return _zero_where_unused(ctx, dy, z)
 
 
 @register_gradient("Sqrt")
@@ -236,7 +244,7 @@ def _rsqrt_grad_kernel(ctx: KernelContext, y: Any, dy: Any) -> Any:
     z *= y
     z *= dy
     z *= y.dtype.type(-0.5)
-    return z
+    return _zero_where_unused(ctx, dy, z)
 
 
 @register_gradient("Rsqrt")
@@ -276,7 +284,7 @@ def _reciprocal_grad_kernel(ctx: KernelContext, y: Any, dy: Any) -> Any:
     y = ctx.xp.conjugate(y) if y.dtype.kind == "c" else y
     z = y * y
     z *= dy
-    return ctx.xp.negative(z, out=_out(z))
+    return _zero_where_unused(ctx, dy, ctx.xp.negative(z, out=_out(z)))
 
 
 @register_gradient("Reciprocal", "Inv")

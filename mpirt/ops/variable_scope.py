@@ -1,41 +1,28 @@
 """Variables by name: ``get_variable`` makes or shares them, ``variable_scope`` prefixes and sets their defaults.
 
 Names of variables follow variable scopes only; operations follow name scopes, and a variable scope opens one of its own.
-With a partitioner ``get_variable`` makes one variable for each slice, which are shared like any other, and one
-PartitionedVariable of them.
-The store of a graph's named variables lives with the graph, the open scope with (graph, thread).
+The open scope lives with (graph, thread). Does not own: making and sharing of a variable whose full name is known
+(``variable_store``).
 """
 
 from __future__ import annotations
 
 import enum
-import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from mpirt import dtypes
-from mpirt.dtypes import DType, float32
-from mpirt.graph.graph import Graph, GraphKeys, Tensor, get_default_graph
-from mpirt.graph.shapes import Shape, as_shape, compatible, is_static, merge, text
-from mpirt.ops.apply import convert_to_tensor, graph_of, is_tensor
-from mpirt.ops.init_ops import GlorotUniform, Zeros, needs_no_arguments
-from mpirt.ops.partitioned_variables import (
-    PartitionedVariable,
-    PartitionInfo,
-    cut,
-    partitions_of,
-    slices,
-    whole_value,
-)
-from mpirt.ops.variables import SaveSliceInfo, Variable, VariableAggregation, VariableSynchronization
+from mpirt.dtypes import float32
+from mpirt.graph.graph import Graph, GraphKeys, get_default_graph
+from mpirt.ops.apply import graph_of, is_tensor, to_array
+from mpirt.ops.variable_store import make_or_share, no_regularizer
+from mpirt.ops.variables import Variable, VariableAggregation, VariableSynchronization
 
 __all__ = [
-    "AUTO_REUSE", "VariableScope", "get_local_variable", "get_variable", "get_variable_scope", "no_regularizer",
-    "variable_op_scope", "variable_scope",
+    "AUTO_REUSE", "VariableScope", "create_partitioned_variables", "get_local_variable", "get_variable", "get_variable_scope",
+    "no_regularizer", "variable_op_scope", "variable_scope",
 ]  # fmt: skip
 
 
@@ -45,11 +32,6 @@ class _ReuseMode(enum.Enum):
 
 AUTO_REUSE = _ReuseMode.AUTO_REUSE
 """For ``reuse``: share a variable that exists, make it if it doesn't."""
-
-
-def no_regularizer(_: Any) -> None:
-    """For ``regularizer``: none, also where the scope has one."""
-    return None
 
 
 class _Scopes:
@@ -65,18 +47,6 @@ def _scopes(graph: Graph) -> _Scopes:
         graph.variable_scope_state = _Scopes()
     scopes: _Scopes = graph.variable_scope_state
     return scopes
-
-
-def _store(graph: Graph) -> dict[str, Variable]:
-    """All variables of the graph that ``get_variable`` made, slices included, by name."""
-    store: dict[str, Variable] = graph.ops_state.setdefault(__name__, {})
-    return store
-
-
-def _partitioned(graph: Graph) -> dict[str, PartitionedVariable]:
-    """All variables of the graph that ``get_variable`` made in slices, by the name of the whole."""
-    store: dict[str, PartitionedVariable] = graph.ops_state.setdefault(__name__ + ".partitioned", {})
-    return store
 
 
 class VariableScope:
@@ -317,7 +287,7 @@ def variable_op_scope(
 
 
 def get_variable(
-    name: str,
+    name: str | None,
     shape: Any = None,
     dtype: Any = None,
     initializer: Any = None,
@@ -337,55 +307,56 @@ def get_variable(
 
     Parameters
     ----------
-    name : name inside the scope
+    name : name inside the scope; None for the scope's own
     shape : sizes, all known unless ``initializer`` is a value
-    dtype : element type, by default the scope's (float32)
+    dtype : element type, by default that of an initial value, else the scope's (float32)
     initializer : object called with the shape, or a value or tensor; by default the scope's, else Glorot's uniform for
         floating types and zeros for others
     regularizer : function of the variable whose tensor joins REGULARIZATION_LOSSES when the variable is made
     partitioner : function of ``shape`` and ``dtype`` that says into how many slices to cut the variable along which
         dimension; the result is then a PartitionedVariable, unless the shape is a scalar's
-    custom_getter : function ``(getter, name, *args, **kwargs)`` that is called instead and may call ``getter``
+    custom_getter : function ``(getter, name, *args, **kwargs)`` that is called instead, with all arguments by keyword, and
+        may call ``getter``; by default those of the scopes, the innermost first
     trainable, collections, caching_device, validate_shape, use_resource, constraint, synchronization, aggregation :
         as for ``Variable``
 
     Raises
     ------
     ValueError
-        If the variable exists and the scope doesn't share, if it doesn't exist and the scope only shares, or if shape or
-        dtype are not those of the one that exists.
+        If the variable exists and the scope doesn't share, if it doesn't exist and the scope only shares, if shape or
+        dtype are not those of the one that exists, or if the initial value has another type than ``dtype``.
     """
     scope = get_variable_scope()
-    partitioner = scope.partitioner if partitioner is None else partitioner
     if partitioner is not None and not callable(partitioner):
         raise ValueError(f"Partitioner must be callable, but received: {partitioner!r}")
-    if initializer is not None and not callable(initializer) and dtype is not None:
-        given = convert_to_tensor(initializer).dtype.base_dtype if isinstance(initializer, Tensor) else None
-        if given not in (None, dtypes.as_dtype(dtype).base_dtype):
-            raise ValueError(f"Initializer type '{given!r}' and explicit dtype '{dtypes.as_dtype(dtype)!r}' don't match.")
-    getter = _chained(custom_getter, scope.custom_getter)
-    arguments: dict[str, Any] = {
-        "shape": shape,
-        "dtype": scope.dtype if dtype is None else dtype,
-        "initializer": scope.initializer if initializer is None else initializer,
-        "regularizer": scope.regularizer if regularizer is None else regularizer,
-        "reuse": scope.reuse,
-        "trainable": trainable,
-        "collections": collections,
-        "caching_device": scope.caching_device if caching_device is None else caching_device,
-        "partitioner": partitioner,
-        "validate_shape": validate_shape,
-        "use_resource": scope.use_resource if use_resource is None else use_resource,
-        "constraint": scope.constraint if constraint is None else constraint,
-        "synchronization": synchronization,
-        "aggregation": aggregation,
-    }
-    full_name = f"{scope.name}/{name}" if scope.name else name
+    if dtype is not None and initializer is not None and not callable(initializer):
+        initializer = _of_type(initializer, dtypes.as_dtype(dtype).base_dtype)
+    defaults = {
+        "dtype": dtype, "initializer": initializer, "regularizer": regularizer, "caching_device": caching_device,
+        "partitioner": partitioner, "use_resource": use_resource, "constraint": constraint,
+    }  # fmt: skip
+    arguments: dict[str, Any] = {key: getattr(scope, key) if value is None else value for key, value in defaults.items()}
+    arguments.update(
+        shape=shape, reuse=scope.reuse, trainable=trainable, collections=collections, validate_shape=validate_shape,
+        synchronization=synchronization, aggregation=aggregation,
+    )  # fmt: skip
+    getter = scope.custom_getter if custom_getter is None else custom_getter
+    full_name = scope.name if name is None else f"{scope.name}/{name}" if scope.name else name
     # Only variable scopes name variables, so the name scope is left for the time of making one.
     with get_default_graph().name_scope(None):
-        if getter is not None:
-            return getter(_get, full_name, **arguments)
-        return _get(full_name, **arguments)
+        if getter is None:
+            return make_or_share(name=full_name, **arguments)
+        return getter(getter=make_or_share, name=full_name, **arguments)
+
+
+def _of_type(value: Any, dtype: dtypes.DType) -> Any:
+    """The initial value ``value`` in the type that was asked for: of what has a type of its own, only that."""
+    if not is_tensor(value) and not hasattr(value, "dtype"):
+        return to_array(value, dtype)
+    given = dtypes.as_dtype(value.dtype).base_dtype
+    if given is not dtype:
+        raise ValueError(f"Initializer type '{given!r}' and explicit dtype '{dtype!r}' don't match.")
+    return value
 
 
 def get_local_variable(name: str, shape: Any = None, dtype: Any = None, initializer: Any = None, regularizer: Any = None,
@@ -402,198 +373,31 @@ def get_local_variable(name: str, shape: Any = None, dtype: Any = None, initiali
     )  # fmt: skip
 
 
-def _get(
-    name: str,
-    shape: Any = None,
+def create_partitioned_variables(
+    shape: Any,
+    slicing: Sequence[int],
+    initializer: Any,
     dtype: Any = float32,
-    initializer: Any = None,
-    regularizer: Any = None,
+    trainable: bool = True,
+    collections: Sequence[str] | None = None,
+    name: str | None = None,
     reuse: Any = None,
-    trainable: bool | None = None,
-    collections: Iterable[str] | None = None,
-    caching_device: Any = None,
-    partitioner: Any = None,
-    validate_shape: bool = True,
-    use_resource: bool | None = None,
-    constraint: Any = None,
-    synchronization: VariableSynchronization = VariableSynchronization.AUTO,
-    aggregation: VariableAggregation = VariableAggregation.NONE,
-) -> Variable | PartitionedVariable:
-    """Make or share the variable of the full name: what a custom getter gets to call."""
-    how: dict[str, Any] = {
-        "trainable": trainable,
-        "collections": None if collections is None else list(collections),
-        "validate_shape": validate_shape,
-        "caching_device": caching_device,
-        "constraint": constraint,
-        "use_resource": use_resource,
-        "synchronization": synchronization,
-        "aggregation": aggregation,
-    }
-    wanted = as_shape(shape)
-    kind = dtypes.as_dtype(dtype).base_dtype
-    graph = get_default_graph()
-    if name in _partitioned(graph) and (reuse or partitioner is not None):
-        return _shared_partitioned(name, _partitioned(graph)[name], wanted, kind, reuse, partitioner)
-    if name in _partitioned(graph):
-        raise ValueError(
-            f"No partitioner was provided, but a partitioned version of the variable was found: {name}/part_0."
-            " Perhaps a variable of the same name was already created with partitioning?"
-        )
-    if partitioner is not None and wanted != () and not _is_scalar(initializer):
-        return _new_partitioned(name, wanted, kind, initializer, regularizer, reuse, partitioner, how)
-    return _single(name, wanted, kind, initializer, regularizer, reuse, how)
+) -> list[Variable]:
+    """The slices of a variable that is cut into ``slicing[i]`` parts along dimension i (TensorFlow's oldest way).
 
+    Parameters
+    ----------
+    shape : sizes of the whole
+    slicing : number of slices for each dimension, at most one above 1
+    initializer, dtype, trainable, collections : as for ``get_variable``
+    name : the slices are called ``name/part_0``, ...; by default a name of their own
+    reuse : as for ``variable_scope``, whose name is ``name``
 
-def _single(
-    name: str, wanted: Shape, kind: DType, initializer: Any, regularizer: Any, reuse: Any, how: dict[str, Any], info: Any = None
-) -> Variable:
-    """Make or share one variable; with ``info``, the slice of a whole that it is."""
-    store = _store(get_default_graph())
-    if name in store:
-        found = store[name]
-        if not reuse:
-            where = f" Originally defined at {found.op.location}." if found.op.location else ""
-            raise ValueError(
-                f"Variable {name} already exists, disallowed."
-                f" Did you mean to set reuse=True or reuse=tf.AUTO_REUSE in VarScope?{where}"
-            )
-        _check_shared(name, "", found, wanted, kind)
-        return found
-    if reuse is True:
-        raise ValueError(
-            f"Variable {name} does not exist, or was not created with tf.get_variable()."
-            " Did you mean to set reuse=tf.AUTO_REUSE in VarScope?"
-        )
-    value, own_kind = _initial_value(name, wanted, kind, initializer, info)
-    variable = Variable(value, name=name, dtype=own_kind, **how)
-    store[name] = variable
-    if regularizer is not None and regularizer is not no_regularizer:
-        graph = variable.graph
-        with graph.colocate_with(variable.op), graph.name_scope(name + "/Regularizer/"):
-            loss = regularizer(variable)
-        if loss is not None:
-            graph.add_to_collection(GraphKeys.REGULARIZATION_LOSSES, loss)
-    return variable
-
-
-# ------------------------------------------------------------------------------------------- variables made in slices
-
-
-def _new_partitioned(
-    name: str, wanted: Shape, kind: DType, initializer: Any, regularizer: Any, reuse: Any, partitioner: Any, how: dict[str, Any]
-) -> PartitionedVariable:
-    """Make the slices ``name/part_0``, ... and the whole."""
-    graph = get_default_graph()
-    if name in _store(graph):
-        raise ValueError(
-            f"A partitioner was provided, but an unpartitioned version of the variable was found: {name}."
-            " Perhaps a variable of the same name was already created without partitioning?"
-        )
-    if reuse is True:
-        raise ValueError(
-            f"PartitionedVariable {name} does not exist, or was not created with tf.get_variable()."
-            " Did you mean to set reuse=False or reuse=tf.AUTO_REUSE in VarScope?"
-        )
-    whole = whole_value(initializer, name, kind)
-    if whole is not None:
-        found = whole.static_shape if isinstance(whole, Tensor) else whole.shape
-        if not compatible(wanted, found):
-            raise ValueError(f"Variable {name}: the shape {text(wanted)} and that of its initial value, {text(found)}, differ.")
-        wanted = merge(wanted, found)
-    if not is_static(wanted) or wanted is None:
-        raise ValueError(f"Shape of a new partitioned variable must be fully defined, but instead was {text(wanted)}.")
-    full = [size for size in wanted if size is not None]
-    partitions = partitions_of(partitioner, full, kind)
-    parts = []
-    for number, (offset, sizes) in enumerate(slices(full, partitions)):
-        part = f"{name}/part_{number}"
-        if whole is None:
-            variable = _single(part, tuple(sizes), kind, initializer, regularizer, reuse, how, PartitionInfo(full, offset))
-        else:
-            variable = _single(part, None, kind, cut(whole, part, offset, sizes), regularizer, reuse, how)
-        variable._set_save_slice_info(SaveSliceInfo(name, full, offset, sizes))
-        parts.append(variable)
-    made = PartitionedVariable(name, full, parts[0].dtype, parts, partitions)
-    _partitioned(graph)[name] = made
-    return made
-
-
-def _is_scalar(value: Any) -> bool:
-    """Whether ``value`` is the initial value of a scalar, which can't be cut."""
-    if value is None or callable(value):
-        return False
-    return (convert_to_tensor(value).static_shape if is_tensor(value) else np.shape(value)) == ()
-
-
-def _shared_partitioned(
-    name: str, found: PartitionedVariable, wanted: Shape, kind: DType, reuse: Any, partitioner: Any
-) -> PartitionedVariable:
-    """The one that exists, checked against what is asked for."""
-    if not reuse:
-        raise ValueError(
-            f"Partitioned variable with name {name} already exists."
-            " Did you mean to set reuse=True or reuse=tf.AUTO_REUSE in VarScope?"
-        )
-    _check_shared(name, "partitioned ", found, wanted, kind)
-    if partitioner is not None:
-        partitions = partitions_of(partitioner, found._shape, kind)
-        if partitions != found._get_partitions():
-            raise ValueError(
-                f"Trying to reuse partitioned variable {name}, but specified partitions {partitions}"
-                f" and found partitions {found._get_partitions()}."
-            )
-    return found
-
-
-# ------------------------------------------------------------------------------------------------------ initial values
-
-
-def _check_shared(name: str, sort: str, found: Any, shape: Shape, kind: DType) -> None:
-    if not compatible(shape, found.shape.dims_tuple):
-        raise ValueError(
-            f"Trying to share {sort}variable {name}, but specified shape {text(shape)} and found shape {found.shape}."
-        )
-    if kind is not found.dtype.base_dtype:
-        raise ValueError(
-            f"Trying to share {sort}variable {name}, but specified dtype {kind.name} and found dtype {found.dtype.name}."
-        )
-
-
-def _initial_value(name: str, shape: Shape, kind: DType, initializer: Any, info: PartitionInfo | None) -> tuple[Any, DType | None]:
-    """What ``Variable`` takes as initial value, and the dtype to ask for (None for a value: its own)."""
-    if initializer is None:
-        if kind.is_complex:
-            raise ValueError(f"An initializer for variable {name} of {kind.name} is required.")
-        if shape is None:
-            raise ValueError(f"Variable {name} did not get an initializer, so its `shape` argument must be specified.")
-        initializer = GlorotUniform() if kind.is_floating else Zeros()
-    if not callable(initializer):
-        if shape is not None:
-            raise ValueError("If initializer is a constant, do not specify shape.")
-        return initializer, None if isinstance(initializer, Tensor) or hasattr(initializer, "dtype") else kind
-    if inspect.isclass(initializer):
-        initializer = initializer()
-    if is_static(shape):
-        return _call(initializer, list(shape or ()), kind, info), kind
-    if needs_no_arguments(initializer):
-        return initializer, kind
-    raise ValueError(
-        f"Variable {name}: the shape {text(shape)} must be fully defined for an initializer that is called with a shape."
-    )
-
-
-def _call(
-    initializer: Callable[..., Any], shape: list[Any], kind: DType, info: PartitionInfo | None
-) -> Callable[[], Any]:
-    """A function that calls ``initializer`` with those of shape, dtype and partition_info that it takes."""
-    try:
-        parameters = inspect.signature(initializer).parameters
-    except (TypeError, ValueError):
-        return lambda: initializer(shape, dtype=kind)
-    named: dict[str, Any] = {}
-    if "dtype" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        named["dtype"] = kind
-    if info is not None and "partition_info" in parameters:
-        named["partition_info"] = info
-    return lambda: initializer(shape, **named) if parameters else initializer()
+    Raises
+    ------
+    ValueError
+        If ``shape`` can't be cut so, or what ``get_variable`` refuses.
+    """
+    with variable_scope(name, "PartitionedVariable", reuse=reuse):
+        whole = get_variable(None, shape, dtype, initializer, None, trainable, collections, None, lambda shape, dtype: slicing)
+    return list(whole)

@@ -66,13 +66,19 @@ class KernelContext:
         self._state = state
         self._executions = itertools.count()
         self._entropy: list[int] | None = None
+        self._resource: Any = None
+        self._generation = -1  # of the resources when this one was looked up
 
     def resource(self, factory: Callable[[str], Any], private: bool = False) -> Any:
         """The state of this op on its task; see ``graph.op_def.KernelContext``."""
         attrs = self.op.attrs
         shared_name = attrs.get("shared_name")
         resources = self._state.private if private and not shared_name else self._state.resources
-        return resources.lookup_or_create(self._device.task, attrs.get("container", ""), shared_name or self.op.qualified_name, factory)
+        if self._generation != resources.generation:
+            generation, name = resources.generation, shared_name or self.op.qualified_name
+            self._resource = resources.lookup_or_create(self._device.task, attrs.get("container", ""), name, factory)
+            self._generation = generation
+        return self._resource
 
     def rng(self, seed: int, seed2: int) -> np.random.Generator:
         """Stream of this execution: Philox keyed by the seeds, counted by the executions of this op."""
@@ -119,12 +125,16 @@ class SessionState:
         self._contexts: dict[tuple[Operation, DeviceName], KernelContext] = {}
         self._bodies: dict[tuple[Function, DeviceName], Callable[[Sequence[Any]], list[Any]]] = {}
 
+    def close(self) -> None:
+        """Drop what is the session's own."""
+        self.private.clear()
+
     def context(self, op: Operation, device: DeviceName) -> KernelContext:
         """The kernel context of ``op``."""
         key = (op, device)
         if key not in self._contexts:
             xp = self.devices[device.task, device.local].xp
-            self._contexts[key] = KernelContext(op, device, xp, self)
+            self._contexts.setdefault(key, KernelContext(op, device, xp, self))  # threads may meet here: one context for all
         return self._contexts[key]
 
     def body(self, body: Function, device: DeviceName) -> Callable[[Sequence[Any]], list[Any]]:
@@ -247,10 +257,11 @@ class Executor:
         values = self._template.copy()
         for slot, value in feeds.items():
             values[slot] = value
-        position, pending = self._interpret(values, 0, None)
-        while pending is not None:
-            self._block(block, position, pending)
-            position, pending = self._interpret(values, position, pending)
+        with np.errstate(all="ignore"):
+            position, pending = self._interpret(values, 0, None)
+            while pending is not None:
+                self._block(block, position, pending)
+                position, pending = self._interpret(values, position, pending)
         return [None if slot == NO_SLOT else values[slot] for slot in self.program.fetches]
 
     def start(self, feeds: Mapping[int, Any]) -> None:
@@ -264,6 +275,8 @@ class Executor:
 
     def advance(self) -> bool:
         """Carry the step on until its end (True), or until it is blocked on something (False), which has come when this is called again.
+
+        The caller sets numpy's ``errstate``, once for many steps.
 
         Raises
         ------
@@ -298,28 +311,27 @@ class Executor:
         if position:
             calls.__setstate__(position)  # type: ignore[attr-defined]  # of a list's iterator: where it goes on
         try:
-            with np.errstate(all="ignore"):
-                if pending is not None:
-                    _, _, out, frees = next(calls)
-                    _store(values, out, pending.result(), frees)
-                for call, ins, out, frees in calls:
-                    if len(ins) == 2:  # most calls have one or two inputs; a list of them costs as much as a small kernel
-                        a, b = ins
-                        result = call(values[a], values[b])
-                    elif len(ins) == 1:
-                        result = call(values[ins[0]])
-                    else:
-                        result = call(*[values[i] for i in ins])
-                    if out.__class__ is int:
-                        if out >= 0:
-                            values[out] = result
-                    else:
-                        for slot, item in zip(out, result, strict=True):
-                            if slot >= 0:
-                                values[slot] = item
-                    if frees:
-                        for slot in frees:
-                            values[slot] = None
+            if pending is not None:
+                _, _, out, frees = next(calls)
+                _store(values, out, pending.result(), frees)
+            for call, ins, out, frees in calls:
+                if len(ins) == 2:  # most calls have one or two inputs; a list of them costs as much as a small kernel
+                    a, b = ins
+                    result = call(values[a], values[b])
+                elif len(ins) == 1:
+                    result = call(values[ins[0]])
+                else:
+                    result = call(*[values[i] for i in ins])
+                if out.__class__ is int:
+                    if out >= 0:
+                        values[out] = result
+                else:
+                    for slot, item in zip(out, result, strict=True):
+                        if slot >= 0:
+                            values[slot] = item
+                if frees:
+                    for slot in frees:
+                        values[slot] = None
         except Blocked as blocked:
             return self._reached(calls), blocked.pending
         except DeadTensor:
@@ -329,6 +341,9 @@ class Executor:
             raise
         except Exception as error:
             raise self._failed(error, self._reached(calls)) from error
+        except BaseException:  # the user has interrupted the step
+            self._end_dead(self._reached(calls))
+            raise
         return len(self._code), None
 
     def _block(self, block: Block | None, position: int, pending: Pending) -> None:
@@ -341,6 +356,9 @@ class Executor:
             raise
         except Exception as error:
             raise self._failed(error, position) from error
+        except BaseException:
+            self._end_dead(position)
+            raise
 
     def _failed(self, error: Exception, position: int) -> StepFailed:
         failure = self._failure(error, position)

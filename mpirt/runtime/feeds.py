@@ -1,5 +1,7 @@
 """What ``run`` is given: feed keys as tensors, feed values as arrays of the right type and shape.
 
+A SparseTensor or IndexedSlices is fed through the tensors that it is made of.
+
 Nothing is lost in silence: a float for an int placeholder, a number too large for its type, a complex one for a real type
 are refused (TensorFlow truncates or wraps them).
 """
@@ -7,7 +9,7 @@ are refused (TensorFlow truncates or wraps them).
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ import numpy as np
 from mpirt.dtypes import DType
 from mpirt.graph.graph import Graph, Tensor
 from mpirt.graph.shapes import compatible, text
+from mpirt.ops.indexed_slices import IndexedSlices, IndexedSlicesValue
+from mpirt.ops.sparse_tensor import SparseTensor, SparseTensorValue
 
 
 def feed_tensors(graph: Graph, feed_dict: Mapping[Any, Any]) -> dict[Tensor, Any]:
@@ -26,14 +30,29 @@ def feed_tensors(graph: Graph, feed_dict: Mapping[Any, Any]) -> dict[Tensor, Any
         If a key is no tensor (or its name, or a variable) of the session's graph.
     """
     feeds: dict[Tensor, Any] = {}
-    for key, value in feed_dict.items():
-        try:
-            tensor = graph.as_graph_element(key, allow_operation=False)
-        except (TypeError, ValueError, KeyError) as error:
-            raise TypeError(f"Cannot interpret feed_dict key {key!r} as Tensor: {error.args[0]}") from None
-        assert isinstance(tensor, Tensor)
-        feeds[tensor] = value
+    for whole, given in feed_dict.items():
+        for key, value in _parts(whole, given):
+            try:
+                tensor = graph.as_graph_element(key, allow_operation=False)
+            except (TypeError, ValueError, KeyError) as error:
+                raise TypeError(f"Cannot interpret feed_dict key {key!r} as Tensor: {error.args[0]}") from None
+            assert isinstance(tensor, Tensor)
+            feeds[tensor] = value
     return feeds
+
+
+def _parts(key: Any, value: Any) -> Iterable[tuple[Any, Any]]:
+    """``key`` and ``value``, or those of the tensors that ``key`` is made of."""
+    parts: tuple[Tensor | None, ...]
+    if isinstance(key, SparseTensor):
+        names, parts = SparseTensorValue._fields, (key.indices, key.values, key.dense_shape)
+    elif isinstance(key, IndexedSlices):
+        names, parts = IndexedSlicesValue._fields, (key.values, key.indices, key.dense_shape)
+    else:
+        return [(key, value)]
+    if not isinstance(value, tuple | list) or len(value) not in (3, len(parts) - parts.count(None)):
+        raise TypeError(f"the value of the feed {key!r} must be a tuple of {', '.join(names)}, not {reprlib.repr(value)}.")
+    return [(part, given) for part, given in zip(parts, value, strict=False) if part is not None]
 
 
 def feed_array(tensor: Tensor, value: Any) -> np.ndarray[Any, Any]:

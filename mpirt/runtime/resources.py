@@ -18,6 +18,7 @@ class ResourceManager:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._resources: dict[tuple[Task, str, str], Any] = {}
+        self.generation = 0  # changes when resources are dropped: who remembers one asks again
 
     def lookup_or_create(self, task: Task, container: str, name: str, factory: Callable[[str], Any]) -> Any:
         """The resource ``name``; made by ``factory(name)`` the first time."""
@@ -34,6 +35,7 @@ class ResourceManager:
         """
         chosen = None if containers is None else set(containers)
         with self._lock:
+            self.generation += 1
             dropped = [self._resources.pop(k) for k in list(self._resources) if chosen is None or k[1] in chosen]
         for resource in dropped:
             if hasattr(resource, "discard"):

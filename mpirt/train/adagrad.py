@@ -6,7 +6,6 @@ from typing import Any
 
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.ops.indexed_slices import IndexedSlices
-from mpirt.ops.init_ops import constant_initializer
 from mpirt.train.optimizer import Optimizer
 
 __all__ = ["AdagradOptimizer"]
@@ -39,9 +38,7 @@ class AdagradOptimizer(Optimizer):
 
     def _create_slots(self, var_list: list[Any]) -> None:
         for var in var_list:
-            dtype = var.dtype.base_dtype
-            start = constant_initializer(self._initial_accumulator_value, dtype=dtype)
-            self._get_or_make_slot_with_initializer(var, start, var.shape, dtype, "accumulator", self._name)
+            self._constant_slot(var, self._initial_accumulator_value, "accumulator", self._name)
 
     def _prepare(self) -> None:
         self._lr = self._hyper(self._learning_rate, "learning_rate")

@@ -22,6 +22,7 @@ from mpirt.ops.apply import apply_op, convert_to_tensor
 from mpirt.ops.control_flow_ops import group
 from mpirt.ops.control_flow_ops import tuple as tuple_
 from mpirt.ops.indexed_slices import IndexedSlices, summed_rows
+from mpirt.ops.init_ops import constant_initializer
 from mpirt.ops.partitioned_variables import PartitionedVariable
 from mpirt.ops.state_ops import assign_add
 from mpirt.ops.variables import Variable
@@ -289,6 +290,12 @@ class Optimizer:
         if var not in named:
             named[var] = slot_creator.create_slot_with_initializer(var, initializer, shape, dtype, op_name)
         return named[var]
+
+    def _constant_slot(self, var: Any, value: float, slot_name: str, op_name: str) -> Any:
+        """The slot of ``var``, of its shape and type, ``value`` everywhere at first."""
+        dtype = var.dtype.base_dtype
+        start = constant_initializer(value, dtype=dtype)
+        return self._get_or_make_slot_with_initializer(var, start, var.shape, dtype, slot_name, op_name)
 
     def _zeros_slot(self, var: Any, slot_name: str, op_name: str) -> Any:
         """The slot of ``var``, zeros at first."""

@@ -6,7 +6,6 @@ from typing import Any
 
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.ops.indexed_slices import IndexedSlices
-from mpirt.ops.init_ops import ones_initializer
 from mpirt.train.optimizer import Optimizer
 
 __all__ = ["RMSPropOptimizer"]
@@ -50,8 +49,7 @@ class RMSPropOptimizer(Optimizer):
 
     def _create_slots(self, var_list: list[Any]) -> None:
         for var in var_list:
-            dtype = var.dtype.base_dtype
-            self._get_or_make_slot_with_initializer(var, ones_initializer(dtype), var.shape, dtype, "rms", self._name)
+            self._constant_slot(var, 1.0, "rms", self._name)
             if self._centered:
                 self._zeros_slot(var, "mg", self._name)
             self._zeros_slot(var, "momentum", self._name)

@@ -191,8 +191,7 @@ class Patience:
         self.start = self._busy = time.perf_counter()
         self._what = what
         self._timeout_s = timeout_s
-        self._deadline_s: float = config.get("MPIRT_TIMEOUT_S") if timeout_s is None else timeout_s
-        self._next_report_s: float = config.get("MPIRT_STALL_S")
+        self._deadline_s = self._next_report_s = -1.0  # not looked up yet: most waits are short
         self._stall = stall
         self._pause_s = _SHORTEST_SLEEP_S
 
@@ -206,6 +205,11 @@ class Patience:
         """
         now = time.perf_counter()
         elapsed_s = now - self.start
+        if elapsed_s < _SPIN_S:
+            return now
+        if self._deadline_s < 0:
+            self._deadline_s = config.get("MPIRT_TIMEOUT_S") if self._timeout_s is None else self._timeout_s
+            self._next_report_s = config.get("MPIRT_STALL_S")
         if 0 < self._deadline_s <= elapsed_s:
             raise DeadlineExceededError(
                 f"waited {elapsed_s:.1f} s for {self._what()}; the deadline was {self._deadline_s:g} s.",

@@ -12,6 +12,7 @@ Files
 -----
 ops.json       OpDefs from TensorFlow's registry: argument and attribute names, types, defaults
 surface.json   signatures of the public functions and classes of tensorflow.compat.v1
+scopes.json    answers to the questions of tf_scopes.py
 <case>.npz     graph_def: the bytes of the GraphDef, as ``graph.as_graph_def()`` exports it (compressed: a tenth of its size);
                all values of the case: one flat array per dtype; strings as fixed-width bytes
 cases.json     per case:
@@ -51,7 +52,9 @@ from tests.golden import (  # noqa: F401  (they register their cases)
     tf_cases_functional,
     tf_cases_math,
     tf_cases_nn,
+    tf_cases_sparse,
     tf_registry,
+    tf_scopes,
 )
 from tests.golden.tf_case import CASES, Case, build
 
@@ -234,7 +237,7 @@ def write_json(path: Path, entries: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", default=["ops", "surface", "cases"])
+    parser.add_argument("--only", nargs="*", default=["ops", "surface", "scopes", "cases"])
     parser.add_argument("--try", nargs="*", dest="names", default=[], help="run these cases and write nothing but their files")
     args = parser.parse_args()
     tf.disable_v2_behavior()
@@ -264,6 +267,8 @@ def main() -> None:
         write_json(OUT / "ops.json", tf_registry.ops(used))
     if "surface" in args.only:
         write_json(OUT / "surface.json", tf_registry.surface(tf))
+    if "scopes" in args.only:
+        write_json(OUT / "scopes.json", {"tensorflow_version": tf.__version__, **tf_scopes.answers(tf)})
 
 
 if __name__ == "__main__":

@@ -744,3 +744,20 @@ def top_k_raw(tf: Any, b: Builder) -> None:
 def grad_top_k(tf: Any, b: Builder) -> None:
     x = b.ph(b.normal(2, 4), "x")
     b.grad([tf.nn.top_k(x, 2)[0]], x)
+
+
+@case(dynamic=True)
+def linspaces(tf: Any, b: Builder) -> None:
+    """Between tensors: every axis, broadcasting, one number, none, integers."""
+    a, z = b.ph(b.normal(2, 3)), b.ph(b.normal(2, 3))
+    for axis in (0, 1, 2, -1, -2):
+        b.out(tf.linspace(a, z, 4, axis=axis))
+    b.out(tf.linspace(a, b.ph(b.normal(3)), 3), tf.linspace(b.ph(np.float32(1)), z, b.ph(np.int32(5)), axis=-1))
+    b.out(tf.linspace(a, z, 1), tf.linspace(a, z, 2), tf.linspace(a, z, 0, axis=1), tf.linspace(0, 10, 5))
+    b.out(tf.linspace(b.ph(np.int32(2)), 9, 4), tf.linspace(b.ph(np.float64(2)), 9.0, 4), tf.linspace(0.1, 0.7, 7))
+
+
+@case
+def linspace_grads(tf: Any, b: Builder) -> None:
+    a, z = b.ph(b.normal(2, 3)), b.ph(b.normal(3))
+    b.grad([tf.linspace(a, z, 4, axis=1), tf.linspace(a, z, 1)], [a, z])

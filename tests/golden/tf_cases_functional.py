@@ -105,3 +105,23 @@ def while_gradients(tf: Any, b: Builder) -> None:
         lambda i, v: i < 3, lambda i, v: (i + 1, tf.tanh(tf.reshape(tf.matmul(m, tf.reshape(v, [3, 1])), [3]))), [tf.constant(0), x]
     )
     b.grad(out[1], [x, m])
+
+
+@case(functional=True)
+def switch_cases(tf: Any, b: Builder) -> None:
+    x = b.ph(b.normal(3), "x")
+    branches = [lambda: x * 2.0, lambda: tf.square(x), lambda: x + 1.0]
+    for number in (-1, 0, 1, 2, 7):
+        index = b.ph(np.int32(number), shape=[])
+        b.out(tf.switch_case(index, branches), tf.switch_case(index, branches[:2], default=branches[2]))
+        b.out(tf.switch_case(index, {1: branches[0], 0: branches[1]}), tf.switch_case(index, [(1, branches[2]), (0, branches[0])]))
+        b.out(tf.switch_case(index, branches[:1]), tf.switch_case(index, branches[:1], default=branches[1]))
+        b.out(tf.switch_case(index, [lambda: [x], lambda: [x * 3.0]])[0])
+
+
+@case(functional=True)
+def switch_case_grads(tf: Any, b: Builder) -> None:
+    x = b.ph(b.normal(3), "x")
+    for number in (0, 1, 2):
+        index = b.ph(np.int32(number), shape=[])
+        b.grad(tf.switch_case(index, [lambda: x * 2.0, lambda: tf.square(x), lambda: tf.sin(x)]), x)

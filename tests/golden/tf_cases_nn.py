@@ -400,6 +400,12 @@ OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
     "adagrad": lambda tf: tf.train.AdagradOptimizer(0.3),
     "adam": lambda tf: tf.train.AdamOptimizer(0.05),
     "rmsprop": lambda tf: tf.train.RMSPropOptimizer(0.02, momentum=0.5),
+    "adadelta": lambda tf: tf.train.AdadeltaOptimizer(0.5, 0.8, 1e-3),
+    "ftrl": lambda tf: tf.train.FtrlOptimizer(0.2, -0.4, 0.2, 0.01, 0.1),
+    "ftrl_shrinkage": lambda tf: tf.train.FtrlOptimizer(0.2, l2_shrinkage_regularization_strength=0.05, beta=0.3, accum_name="A"),
+    "proximal_sgd": lambda tf: tf.train.ProximalGradientDescentOptimizer(0.2, 0.05, 0.1),
+    "proximal_adagrad": lambda tf: tf.train.ProximalAdagradOptimizer(0.2, 0.3, 0.05, 0.1),
+    "adagrad_da": lambda tf: tf.train.AdagradDAOptimizer(0.3, tf.train.get_or_create_global_step(), 0.2, 0.01, 0.1),
     "rmsprop_centered": lambda tf: tf.train.RMSPropOptimizer(0.02, decay=0.8, epsilon=1e-3, centered=True),
 }
 

@@ -118,3 +118,42 @@ def test_only_the_rows_that_are_looked_up_cross_ranks_and_in_gradients_each_once
         sent = (now.bytes_sent - before.bytes_sent) / 5
         assert payload <= sent <= payload + 250, which  # beside it: headers, rates, ends of control edges
         assert sent < ROWS // 2 * row / 10, "the dense gradient of one slice is ten times larger"
+
+
+@pytest.mark.ranks(4)
+def test_a_row_that_many_examples_name_crosses_ranks_once_each_way(cluster: tf.Cluster, rank: int) -> None:
+    """embedding_lookup_sparse: the worker sends each distinct id, gets its row, and sends the row's gradient."""
+    ids = IDS[0]
+    distinct = np.unique(ids)
+    examples = np.stack([np.arange(len(ids)) // 7, np.arange(len(ids)) % 7], axis=1)
+    row = WIDTH * 8
+    payload = {
+        0: int((distinct < ROWS // 2).sum()) * row,
+        1: int((distinct >= ROWS // 2).sum()) * row,
+        2: len(distinct) * 8 + len(distinct) * (8 + row),  # ids of the lookup; ids and rows of the update
+        3: 0,
+    }[rank]
+    with tf.Graph().as_default():
+        with tf.device(tf.train.replica_device_setter(cluster=tf.train.ClusterSpec(SPEC))):
+            table = tf.get_variable("table", initializer=start(), partitioner=tf.fixed_size_partitioner(2))
+            with tf.device("/task:0"):
+                sparse = tf.sparse_placeholder(tf.int64, [10, 7])
+                combined = tf.nn.embedding_lookup_sparse(table, sparse, None, "div", combiner="mean")
+                loss = tf.reduce_sum(combined)
+            step = tf.train.GradientDescentOptimizer(1.0).minimize(loss, colocate_gradients_with_ops=True)
+        whole = tf.convert_to_tensor(table)
+        with tf.Session() as session:
+            session.run(tf.global_variables_initializer())
+            feeds = {sparse: tf.SparseTensorValue(examples, ids, [10, 7])}
+            session.run(step, feeds)
+            before = replace(cluster.transport.counters)
+            for _ in range(5):
+                session.run(step, feeds)
+            now = replace(cluster.transport.counters)
+            trained = session.run(whole)
+    sent = (now.bytes_sent - before.bytes_sent) / 5
+    assert payload <= sent <= payload + 250
+    expected = start()
+    for _ in range(6):
+        np.subtract.at(expected, ids, np.float64(1 / 7))
+    np.testing.assert_allclose(trained, expected, rtol=1e-9, atol=1e-9)

@@ -184,3 +184,41 @@ def test_rows_of_several_workers_are_summed_on_each_before_they_meet_at_the_vari
         (2, [3.0] * 3),
         (2, [6.0] * 3),
     ]
+
+
+WAYS: dict[str, Any] = {
+    "rows behind one another": lambda a, b: tf.concat([a, b], 0),
+    "the first axis from behind": lambda a, b: tf.concat([a, b, a], -2),
+    "columns beside one another": lambda a, b: tf.concat([a, a], 1),
+    "another precision": lambda a, b: tf.cast(tf.cast(a, tf.float64), tf.float64),
+    "negative": lambda a, b: -a,
+    "passed on": lambda a, b: tf.identity(tf.tuple([a, b])[0]),
+    "summed": lambda a, b: tf.add_n([a, a]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_rows_of_a_table_that_is_made_of_others_have_gradients_of_rows_and_the_right_ones(way: str) -> None:
+    ids = [3, 0, 3, 1]
+    a, b = TABLE[:4].astype(np.float64), TABLE[4:].astype(np.float64) / 7
+    check_gradient(lambda x, y: tf.gather(WAYS[way](x, y), ids), a, b)
+    check_gradient(lambda x, y: tf.gather(WAYS[way](x, y), [5, 9, 5, 4]) if "rows" in way or "first" in way else x * 1.0, a, b)
+    x, y = tf.constant(a), tf.constant(b)
+    assert isinstance(tf.gradients(tf.gather(WAYS[way](x, y), ids), x)[0], IndexedSlices)
+
+
+def test_half_precision_rows_of_a_table_train_it_by_rows(graph: Graph) -> None:
+    w = tf.get_variable("w", initializer=TABLE)
+    (grad,) = tf.gradients(tf.gather(tf.cast(w, tf.float16), [2, 2]), w)
+    assert isinstance(grad, IndexedSlices) and grad.dtype is tf.float32
+
+
+def test_rows_of_slices_put_together_have_gradients_of_rows_of_each_slice(graph: Graph) -> None:
+    p = tf.get_variable("p", initializer=TABLE, partitioner=tf.fixed_size_partitioner(3))
+    rows = tf.gather(p, [9, 0, 9, 5])
+    grads = tf.gradients(rows * rows, list(p))
+    assert all(isinstance(g, IndexedSlices) for g in grads)
+    session = Reference(graph)
+    session.run(tf.global_variables_initializer())
+    assert [session.run(g.indices).tolist() for g in grads] == [[0], [1], [2, 2]]
+    assert np.array_equal(session.run(grads[2].values), 2 * TABLE[[9, 9]])

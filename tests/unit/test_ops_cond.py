@@ -473,3 +473,41 @@ def test_the_device_block_around_a_cond_is_no_reason_for_a_warning() -> None:
             got = tf.cond(x > 0, lambda: x * 2.0, lambda: x)
     assert got.op.device == "/job:worker/task:0/device:CPU:0"
     assert got.op.attrs["then_branch"].outputs[0].op.device == "/device:CPU:0"
+
+
+# ------------------------------------------------------------------------------------------------------- switch_case
+
+
+def one() -> Any:
+    return tf.constant(1.0)
+
+
+@pytest.mark.parametrize(
+    ("index", "functions", "default", "error", "message"),
+    [
+        (1, [one], None, TypeError, "'branch_index' must be a Tensor, got <class 'int'>"),
+        (np.int64(1), [one], None, TypeError, "'branch_index' must be an int32 scalar, not <mpirt.Tensor"),
+        (np.float32(1), [one], None, TypeError, "'branch_index' must be an int32 scalar"),
+        (np.array([1], np.int32), [one], None, TypeError, "'branch_index' must be an int32 scalar"),
+        (np.int32(1), [], None, ValueError, "Must provide at least one item in 'branch_fns'"),
+        (np.int32(1), 3, None, TypeError, "'branch_fns' must be a list, tuple, or dict"),
+        (np.int32(1), [1, 2], None, TypeError, "Each entry in 'branch_fns' must be a 2-tuple. Received 1."),
+        (np.int32(1), {"a": one}, None, TypeError, "key must be a Python `int`, got <class 'str'>"),
+        (np.int32(1), {0: 3}, None, TypeError, "fn for key 0 must be callable, got 3"),
+        (np.int32(1), {0: one, 2: one}, one, ValueError, r"contiguous range of \[0 to 2\) but found \{0,2\}"),
+        (np.int32(1), [(1, one), (1, one)], None, ValueError, r"contiguous range of \[0 to 2\) but found \{1,1\}"),
+        (np.int32(1), [one], 3, TypeError, "'default' must be callable, not 3"),
+        (np.int32(1), [one, lambda: 1], None, ValueError, "must return the same types"),
+        (np.int32(1), [one, lambda: (one(), one())], None, TypeError, "must return the same structure"),
+    ],
+)
+def test_a_switch_that_cannot_be_is_refused(index: Any, functions: Any, default: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        tf.switch_case(index if isinstance(index, int) else tf.constant(index), functions, default)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 5])
+def test_only_the_chosen_function_of_a_switch_has_effects(number: int) -> None:
+    v = tf.Variable(0.0)
+    steps = [lambda k=k: tf.assign_add(v, 10.0**k) for k in range(3)]
+    assert run(tf.switch_case(tf.constant(number), steps), init=True) == 10.0 ** min(number, 2)

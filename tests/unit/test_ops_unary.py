@@ -117,6 +117,17 @@ def test_gradient_operations_agree_with_numpy_and_have_gradients(op_type: str) -
     check_gradient(lambda a, b: apply_op(op_type, a, b), y, dy)
 
 
+@pytest.mark.parametrize(("function", "at"), [(tf.sqrt, 0.0), (tf.rsqrt, 0.0), (tf.reciprocal, 0.0)])
+def test_an_infinite_slope_that_nobody_follows_gives_no_gradient_instead_of_nan(function: Any, at: float) -> None:
+    """What a masked loss does, or a norm of a row that isn't used; TensorFlow's kernels agree."""
+
+    def gradient() -> Any:
+        x = constant([at, 4.0])
+        return tf.gradients(function(x), x, constant([0.0, 0.0]))[0]
+
+    assert value(gradient).tolist() == [0.0, 0.0]
+
+
 @pytest.mark.parametrize("op_type", ["Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Softplus", "Softsign"])
 def test_gradient_operations_of_activations_have_gradients(op_type: str) -> None:
     x = np.array([-3.1, -0.4, 0.7, 6.5])

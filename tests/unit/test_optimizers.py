@@ -8,7 +8,19 @@ import pytest
 
 import mpirt as tf
 from mpirt.graph.graph import Graph
-from tests.optimizer_rules import BETA1, BETA2, EPSILON, LR, MOMENTUM, RHO, RULES
+from tests.optimizer_rules import (
+    BETA1,
+    BETA2,
+    EPSILON,
+    L1,
+    L2,
+    L2_SHRINKAGE,
+    LR,
+    LR_POWER,
+    MOMENTUM,
+    RHO,
+    RULES,
+)  # fmt: skip
 from tests.reference import Reference
 
 # The rule of tests.optimizer_rules that each optimizer follows, and our name of each slot of that rule.
@@ -19,6 +31,23 @@ OPTIMIZERS: dict[str, tuple[Any, str, dict[str, str]]] = {
     "Adagrad": (lambda lr: tf.train.AdagradOptimizer(lr), "adagrad", {"accum": "accumulator"}),
     "Adam": (lambda lr: tf.train.AdamOptimizer(lr, BETA1, BETA2, EPSILON), "adam", {"m": "m", "v": "v"}),
     "RMSProp": (lambda lr: tf.train.RMSPropOptimizer(lr, RHO, MOMENTUM, EPSILON), "rmsprop", {"ms": "rms", "mom": "momentum"}),
+    "Adadelta": (
+        lambda lr: tf.train.AdadeltaOptimizer(lr, RHO, EPSILON),
+        "adadelta",
+        {"accum": "accum", "accum_update": "accum_update"},
+    ),
+    "ProximalDescent": (lambda lr: tf.train.ProximalGradientDescentOptimizer(lr, L1, L2), "proximal descent", {}),
+    "ProximalAdagrad": (
+        lambda lr: tf.train.ProximalAdagradOptimizer(lr, 0.1, L1, L2),
+        "proximal adagrad",
+        {"accum": "accumulator"},
+    ),
+    "Ftrl": (lambda lr: tf.train.FtrlOptimizer(lr, LR_POWER, 0.1, L1, L2), "ftrl", {"accum": "accum", "linear": "linear"}),
+    "FtrlV2": (
+        lambda lr: tf.train.FtrlOptimizer(lr, LR_POWER, 0.1, L1, L2, l2_shrinkage_regularization_strength=L2_SHRINKAGE),
+        "ftrl v2",
+        {"accum": "accum", "linear": "linear"},
+    ),
     "Centered": (
         lambda lr: tf.train.RMSPropOptimizer(lr, RHO, MOMENTUM, EPSILON, centered=True),
         "centered rmsprop",
@@ -98,6 +127,59 @@ def test_double_precision_and_scalar_variables_train(graph: Graph, which: str) -
     # Python numbers are float32 hyper-parameters, as in TensorFlow: that is the precision to expect.
     np.testing.assert_allclose(session.run(w), expected["var"], rtol=1e-5)
     assert session.run(w).dtype == np.float64
+
+
+def test_dual_averaging_follows_the_published_rule_densely_and_by_rows(graph: Graph) -> None:
+    start = np.arange(10.0).reshape(5, 2) - 4
+    w, table = tf.Variable(start, name="w"), tf.Variable(start, name="table")
+    count, ids = tf.train.get_or_create_global_step(), tf.placeholder(tf.int32, [None])
+    loss = tf.reduce_sum(w * w * w) + tf.reduce_sum(tf.gather(table, ids) ** 2)
+    step = tf.train.AdagradDAOptimizer(LR, count, 0.1, L1, L2).minimize(loss, global_step=count)
+    session, dense, rows = started(graph), start_of("adagrad da", start), start_of("adagrad da", start)
+    for t, named in enumerate([[0, 3], [1, 1, 4], [3, 0, 3, 3]], start=1):
+        session.run(step, {ids: named})
+        RULES["adagrad da"][2](dense, 3 * dense["var"] ** 2, t)
+        grad = np.zeros_like(start)
+        np.add.at(grad, named, 2 * rows["var"][named])
+        touched = sorted(set(named))
+        part = {key: value[touched] for key, value in rows.items()}
+        RULES["adagrad da"][2](part, grad[touched], t)
+        for key in rows:
+            rows[key][touched] = part[key]
+    np.testing.assert_allclose(session.run(w), dense["var"], rtol=1e-5)
+    np.testing.assert_allclose(session.run(table), rows["var"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_ftrl_keeps_weights_that_matter_little_at_exactly_zero(graph: Graph, rows: bool) -> None:
+    slope = np.array([[1.0], [0.01], [-1.0], [0.0]], np.float32)
+    w = tf.Variable(np.full((4, 1), 0.5, np.float32))
+    used = tf.gather(w, [0, 1, 2]) if rows else w
+    optimizer = tf.train.FtrlOptimizer(0.5, l1_regularization_strength=0.1, accum_name="Sum", linear_name="Line")
+    step = optimizer.minimize(tf.reduce_sum(used * (slope[:3] if rows else slope)))
+    session = started(graph)
+    session.run(step)
+    found = session.run(w)[:, 0].tolist()
+    assert found[1] == 0.0 and found[0] < 0 < found[2]
+    assert found[3] == (0.5 if rows else 0.0), "a row that is not named keeps its value"
+    assert [optimizer.get_slot(w, name).op.name for name in ("accum", "linear")] == ["Variable/Sum", "Variable/Line"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tf.train.FtrlOptimizer(0.1, 0.5), "learning_rate_power 0.5 needs to be negative or zero"),
+        (lambda: tf.train.FtrlOptimizer(0.1, initial_accumulator_value=-1.0), "initial_accumulator_value -1.0 needs to be positive"),
+        (lambda: tf.train.FtrlOptimizer(0.1, l1_regularization_strength=-1.0), "l1_regularization_strength -1.0 needs to be"),
+        (lambda: tf.train.FtrlOptimizer(0.1, l2_regularization_strength=-1.0), "l2_regularization_strength -1.0 needs to be"),
+        (lambda: tf.train.FtrlOptimizer(0.1, l2_shrinkage_regularization_strength=-1.0), "l2_shrinkage_regularization_strength -1.0"),
+        (lambda: tf.train.ProximalAdagradOptimizer(0.1, 0.0), "initial_accumulator_value must be positive: 0.0"),
+        (lambda: tf.train.AdagradDAOptimizer(0.1, None, 0.0), "initial_gradient_squared_accumulator_value must be positive: 0.0"),
+    ],
+)
+def test_hyper_parameters_without_a_meaning_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_two_variables_share_adams_powers_and_each_advances_once_a_step(graph: Graph) -> None:

@@ -163,6 +163,15 @@ def test_all_slices_change_together(graph: Graph, change: str, how: str) -> None
     assert [op.type for op in p.assign(value, read_value=False)] == ["Assign"] * 4
 
 
+def test_operations_of_several_tensors_take_it_as_any_of_them(graph: Graph) -> None:
+    p = tf.get_variable("p", initializer=TABLE, partitioner=cut(4))
+    eye = np.eye(10, dtype=np.float32)
+    made = [tf.matmul(eye, p), tf.matmul(p, TABLE.T), tf.gather(p, [2]), tf.concat([p, p], 0), tf.maximum(0.0, p), TABLE * p.as_tensor()]
+    expected = [TABLE, TABLE @ TABLE.T, TABLE[[2]], np.concatenate([TABLE, TABLE]), np.maximum(0, TABLE), TABLE * TABLE]
+    for value, answer in zip(started(graph).run(made), expected, strict=True):
+        np.testing.assert_allclose(value, answer)
+
+
 def test_parts_that_are_too_few_are_refused() -> None:
     p = tf.get_variable("p", [10, 3], partitioner=cut(4))
     with pytest.raises(ValueError, match="takes 4 parts, one for each slice, not 2"):
@@ -285,12 +294,12 @@ def test_local_and_collected_variables_are_so_in_each_slice() -> None:
 def test_a_custom_getter_sees_the_partitioner_and_gets_the_whole() -> None:
     asked: list[Any] = []
 
-    def getter(inner: Any, name: str, **arguments: Any) -> Any:
+    def wrap(getter: Any, name: str, **arguments: Any) -> Any:
         asked.append((name, arguments["partitioner"]))
-        return inner(name, **arguments)
+        return getter(name, **arguments)
 
     two = cut(2)
-    with tf.variable_scope("a", custom_getter=getter, partitioner=two):
+    with tf.variable_scope("a", custom_getter=wrap, partitioner=two):
         p = tf.get_variable("p", [4])
     assert asked == [("a/p", two)] and len(p) == 2
 

@@ -25,6 +25,7 @@ from tests.golden import (  # noqa: F401  (they register their cases)
     tf_cases_functional,
     tf_cases_math,
     tf_cases_nn,
+    tf_cases_sparse,
 )
 from tests.golden.tf_case import CASES, build
 
@@ -38,6 +39,8 @@ BEYOND: dict[str, str] = {
     "Merge": "control flow",
     "DenseBincount": "bincount",
     "EuclideanNorm": "reduce_euclidean_norm",
+    "Case": "switch_case is a chain of conds; the calls are compared",
+    "StatelessCase": "switch_case is a chain of conds; the calls are compared",
     "OptionalFromValue": "TensorFlow's gradient of cond; the calls are compared",
     "EmptyTensorList": "TensorFlow's gradient of while_loop; the calls are compared",
 }
@@ -349,7 +352,9 @@ OWN_SIGNATURES = {
 # Arguments of one function that mpirt leaves out: (function, argument) -> reason.
 LEFT_OUT: dict[tuple[str, str], str] = {}
 # Defaults that differ: (function, argument) -> reason.
-OTHER_SIGNATURE_DEFAULTS: dict[tuple[str, str], str] = {}
+OTHER_SIGNATURE_DEFAULTS: dict[tuple[str, str], str] = {
+    ("train.Server", "server_or_cluster_def"): "the running cluster: ranks know it",
+}
 
 
 def _lookup(dotted: str) -> Any:

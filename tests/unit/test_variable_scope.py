@@ -256,9 +256,22 @@ def test_a_variable_that_cannot_be_initialised_is_refused(arguments: dict[str, A
         get_variable("u", **arguments)
 
 
-def test_an_initial_tensor_of_another_type_is_refused() -> None:
+@pytest.mark.parametrize("value", [np.float32(1.0), np.ones(3, np.float32), "tensor", "variable"], ids=str)
+def test_an_initial_value_that_has_another_type_is_refused(value: Any) -> None:
+    if isinstance(value, str):
+        value = tf.constant(1.0) if value == "tensor" else get_variable("other", [2])
     with pytest.raises(ValueError, match="Initializer type .*float32.* and explicit dtype .*int32.* don't match"):
-        get_variable("u", dtype=tf.int32, initializer=tf.constant(1.0))
+        get_variable("u", dtype=tf.int32, initializer=value)
+
+
+def test_numbers_become_the_type_that_is_asked_for_if_nothing_is_lost_and_else_have_their_own(graph: Graph) -> None:
+    with variable_scope("a", dtype=tf.float64):  # TensorFlow: the type of a scope isn't that of values either
+        made = [get_variable("x", initializer=3), get_variable("y", initializer=[1.5]), get_variable("z", None, tf.float16, 3)]
+    assert [v.dtype.base_dtype for v in made] == [tf.int32, tf.float32, tf.float16]
+    with variable_scope("a", reuse=True):
+        assert get_variable("x", initializer=4) is made[0]
+    with pytest.raises(TypeError, match="Expected int32, got 1.5"):
+        get_variable("b", dtype=tf.int32, initializer=1.5)
 
 
 # ------------------------------------------------------------------------------------------------------------ defaults
@@ -285,20 +298,21 @@ def test_a_regularizer_adds_a_loss_once_per_variable() -> None:
     assert v.name == "a/v:0"
 
 
-def test_custom_getters_wrap_from_the_inside_out() -> None:
+def test_custom_getters_of_scopes_wrap_from_the_inside_out_and_that_of_a_call_stands_alone() -> None:
     calls: list[tuple[str, str]] = []
 
     def named(who: str) -> Any:
-        def getter(inner: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+        def wrap(getter: Any, name: str, *args: Any, **kwargs: Any) -> Any:
             calls.append((who, name))
-            return inner(name, *args, **kwargs) * 1.0
+            return getter(name, *args, **kwargs) * 1.0
 
-        return getter
+        return wrap
 
     with variable_scope("a", custom_getter=named("a")), variable_scope("b", custom_getter=named("b")):
-        value = get_variable("v", [2], custom_getter=named("call"))
-    assert calls == [("call", "a/b/v"), ("b", "a/b/v"), ("a", "a/b/v")]
-    assert value.op.type == "Mul" and [v.name for v in tf.global_variables()] == ["a/b/v:0"]
+        value = get_variable("v", [2])
+        get_variable("w", [2], custom_getter=named("call"))
+    assert calls == [("b", "a/b/v"), ("a", "a/b/v"), ("call", "a/b/w")]
+    assert value.op.type == "Mul" and [v.name for v in tf.global_variables()] == ["a/b/v:0", "a/b/w:0"]
 
 
 def test_local_variables_are_not_trained() -> None:
