@@ -267,9 +267,9 @@ class Step:
         plane = self._master.plane
         parts = []
         for rank in sorted(self.outstanding):
-            said = f", which waits for {self.waits[rank]}" if rank in self.waits else ""
-            parts.append(f"{plane.describe_rank(rank)}{said}")
-        return f"{'; '.join(parts)} to end its part of the step"
+            said = f" (there it waits for {self.waits[rank]})" if rank in self.waits else ""
+            parts.append(f"{plane.describe_rank(rank)} to end its part of the step{said}")
+        return "; ".join(parts)
 
 
 class _Lane:
@@ -486,13 +486,14 @@ class MasterSession:
 
     def _await(self, step: Step, deadline: Deadline | None) -> None:
         """Wait for the other ranks to end their parts."""
-        asked = time.perf_counter() + _ASK_AFTER_S
+        pause_s = _ASK_AFTER_S if deadline is None else min(_ASK_AFTER_S, deadline.remaining_s / 2)
+        ask_at = time.perf_counter() + pause_s
 
         def watch() -> None:
-            nonlocal asked
+            nonlocal ask_at
             self._master.watch()
-            if time.perf_counter() > asked:
-                asked = time.perf_counter() + _ASK_AFTER_S
+            if time.perf_counter() > ask_at:
+                ask_at += pause_s
                 for rank in sorted(step.outstanding):
                     self._plane.send(rank, Kind.STEP_STATUS, StepStatus(step=step.number))
 
