@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,7 @@ def test_increments_of_all_clients_in_several_sessions_on_several_servers_and_th
                     for i in range(15):
                         mine.run(up[i % 3] if i % 2 else up)
 
-            together([lambda server=server: work(server) for server in range(3)])  # type: ignore[misc]
+            together([partial(work, server) for server in range(3)])
             here.wait()
             return session.run(variables)
 
@@ -165,7 +166,7 @@ def test_threads_of_a_session_without_a_server_run_at_once_too(seed: int | None)
                     assert session.run([looped, python], {x: value}) == [11 * value, 3 * value]
                     session.run(up.op)
 
-            together([lambda number=number: work(number) for number in range(6)])  # type: ignore[misc]
+            together([partial(work, number) for number in range(6)])
             assert session.run(v) == 240
             with pytest.raises(errors.FailedPreconditionError):
                 other.run(v)
@@ -188,8 +189,7 @@ def test_steps_of_two_threads_overlap() -> None:
             with on(task):
                 y = tf.py_func(meet, [x], tf.float32)
             with session_on("worker:0", cluster) as session:
-                jobs = [lambda value=value: session.run(y, {x: value}) for value in (1.0, 2.0, 3.0)]  # type: ignore[misc]
-                assert together(jobs) == [1, 2, 3]
+                assert together([partial(session.run, y, {x: value}) for value in (1.0, 2.0, 3.0)]) == [1, 2, 3]
 
     served(2, run)
 
