@@ -144,8 +144,9 @@ class BaseSession:
             raise closed_error()
         if self._graph.version == 0:
             raise RuntimeError("The Session graph is empty. Add operations to the graph before calling run().")
-        mapper = self._mapper(fetches)
-        feeds = feed_tensors(self._graph, feed_dict) if feed_dict else {}
+        return self._run(self._mapper(fetches), feed_tensors(self._graph, feed_dict) if feed_dict else {}, options)
+
+    def _run(self, mapper: FetchMapper, feeds: dict[Tensor, Any], options: Any) -> Any:
         if not mapper.leaves:
             return mapper.rebuild(())
         timeout_ms = (options.timeout_in_ms if options is not None else 0) or self._config.operation_timeout_in_ms
@@ -153,13 +154,21 @@ class BaseSession:
         return mapper.rebuild(self._runner.run(mapper.leaves, feeds, deadline))
 
     def make_callable(self, fetches: Any, feed_list: Sequence[Any] | None = None, accept_options: bool = False) -> Callable[..., Any]:
-        """A function that runs ``fetches`` with the values of ``feed_list`` as its positional arguments."""
-        keys = [self._graph.as_graph_element(k, allow_operation=False) for k in feed_list or ()]
+        """A function that runs ``fetches`` with the values of ``feed_list`` as its positional arguments.
+
+        Faster than ``run`` where fetches are nested or much is fed: names and structure are looked up here, once.
+        """
+        if self._closed:
+            raise closed_error()
+        keys: list[Any] = [self._graph.as_graph_element(k, allow_operation=False) for k in feed_list or ()]
+        mapper = self._mapper(fetches)
 
         def call(*values: Any, options: Any = None, run_metadata: Any = None) -> Any:
+            if self._closed:
+                raise closed_error()
             if len(values) != len(keys):
                 raise TypeError(f"this callable takes {len(keys)} value(s), not {len(values)}.")
-            return self.run(fetches, dict(zip(keys, values, strict=True)), options, run_metadata)
+            return self._run(mapper, dict(zip(keys, values, strict=True)), options)
 
         return call
 

@@ -284,9 +284,9 @@ class Step:
         plane = self._master.plane
         parts = []
         for rank in sorted(self.outstanding):
-            said = f", which waits for {self.waits[rank]}" if rank in self.waits else ""
-            parts.append(f"{plane.describe_rank(rank)}{said}")
-        return f"{'; '.join(parts)} to end its part of the step"
+            said = f" (there it waits for {self.waits[rank]})" if rank in self.waits else ""
+            parts.append(f"{plane.describe_rank(rank)} to end its part of the step{said}")
+        return "; ".join(parts)
 
 
 class _Lane:
@@ -362,6 +362,7 @@ class MasterSession:
         self._signatures: dict[tuple[Leaves, frozenset[Tensor]], _Signature] = {}
         self._sent: dict[int, set[Operation]] = {}  # operations that ranks have
         self._ended: dict[int, Exception] = {}  # ranks whose servers were stopped
+        self._constant_tags: list[int] = []
         self._placed: dict[Operation, DeviceName] = {}
         self._pinned: dict[Operation, DeviceName] = {}
         self._compiling = threading.Lock()
@@ -505,13 +506,14 @@ class MasterSession:
 
     def _await(self, step: Step, deadline: Deadline | None) -> None:
         """Wait for the other ranks to end their parts."""
-        asked = time.perf_counter() + _ASK_AFTER_S
+        pause_s = _ASK_AFTER_S if deadline is None else min(_ASK_AFTER_S, deadline.remaining_s / 2)
+        ask_at = time.perf_counter() + pause_s
 
         def watch() -> None:
-            nonlocal asked
+            nonlocal ask_at
             self._master.watch()
-            if time.perf_counter() > asked:
-                asked = time.perf_counter() + _ASK_AFTER_S
+            if time.perf_counter() > ask_at:
+                ask_at += pause_s
                 for rank in sorted(step.outstanding):
                     self._plane.send(rank, Kind.STEP_STATUS, StepStatus(step=step.number))
 
@@ -647,6 +649,7 @@ class MasterSession:
             transport = self._plane.transport
             for constant, op in zip(message.constants, large, strict=True):
                 constant.tag = self._master.tags.take(1)
+                self._constant_tags.append(constant.tag)
                 transport.keep([transport.isend(op.attrs["value"], rank, constant.tag)])
             self._plane.send(rank, Kind.EXTEND_SESSION, message)
             known.update(operations)
@@ -697,12 +700,18 @@ class MasterSession:
         except (errors.OpError, Abandoned):
             pass  # its tags are not used again
         else:
-            for signature in self._signatures.values():
-                for tag in signature.all_tags:
-                    self._master.tags.give_back(tag, signature.num_tags)
+            if not self._ended:
+                self._give_tags_back()
         self._signatures.clear()
         self._state.close()
         self._master.sessions.pop(self.number, None)
+
+    def _give_tags_back(self) -> None:
+        for tag in self._constant_tags:
+            self._master.tags.give_back(tag, 1)
+        for signature in self._signatures.values():
+            for tag in signature.all_tags:
+                self._master.tags.give_back(tag, signature.num_tags)
 
     def __del__(self) -> None:
         if not self._closed and self._sent:  # dropped without being closed: its ranks needn't keep it

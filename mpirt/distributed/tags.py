@@ -8,6 +8,7 @@ the same tag to one pair of ranks.
 from __future__ import annotations
 
 import threading
+from bisect import bisect
 
 from mpirt import errors
 
@@ -23,7 +24,7 @@ class TagSpace:
     def __init__(self, first: int, end: int) -> None:
         self._next = self._first = first
         self._end = end
-        self._free: list[tuple[int, int]] = []  # (count, first) of blocks that were given back
+        self._free: list[tuple[int, int]] = []  # (first, count) of blocks that were given back, in order, no two of them neighbours
         self._lock = threading.Lock()
 
     @classmethod
@@ -47,11 +48,9 @@ class TagSpace:
             If there are no more.
         """
         with self._lock:
-            for i, (size, first) in enumerate(self._free):
+            for i, (first, size) in enumerate(self._free):
                 if size >= count:
-                    del self._free[i]
-                    if size > count:
-                        self._free.append((size - count, first + count))
+                    self._free[i : i + 1] = [(first + count, size - count)] if size > count else []
                     return first
             first = self._next
             if first + count > self._end:
@@ -69,4 +68,13 @@ class TagSpace:
     def give_back(self, first: int, count: int) -> None:
         """No message with these tags is under way any more."""
         with self._lock:
-            self._free.append((count, first))
+            i = bisect(self._free, (first, count))
+            if i < len(self._free) and self._free[i][0] == first + count:
+                count += self._free.pop(i)[1]
+            if i and sum(self._free[i - 1]) == first:
+                i -= 1
+                first, count = self._free[i][0], self._free.pop(i)[1] + count
+            if first + count == self._next:
+                self._next = first
+            else:
+                self._free.insert(i, (first, count))

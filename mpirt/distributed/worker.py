@@ -293,7 +293,7 @@ class _Session:
         return not self.loading
 
     def idle(self) -> bool:
-        return self.loaded() and not self.num_steps and not self.draining
+        return not self.num_steps and not self.draining and self.loaded()
 
 
 class _Program:

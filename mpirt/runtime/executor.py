@@ -134,7 +134,7 @@ class SessionState:
         key = (op, device)
         if key not in self._contexts:
             xp = self.devices[device.task, device.local].xp
-            self._contexts[key] = KernelContext(op, device, xp, self)
+            self._contexts.setdefault(key, KernelContext(op, device, xp, self))  # threads may meet here: one context for all
         return self._contexts[key]
 
     def body(self, body: Function, device: DeviceName) -> Callable[[Sequence[Any]], list[Any]]:
@@ -398,6 +398,8 @@ class Executor:
             op = instruction.op
         elif isinstance(instruction, Move):
             op = instruction.tensor.op
+        else:
+            op = instruction.transfer.op
         return Failure(op_error(error, op), op, device, "".join(traceback.format_exception(error)))
 
 

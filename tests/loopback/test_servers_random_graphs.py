@@ -109,7 +109,8 @@ def test_random_graphs_give_the_same_bits_in_sessions_on_servers(
     def steps(session: tf.Session, built: Grown) -> list[list[Any]]:
         fetches = [built.results[i % len(built.results)] for i in wanted]
         session.run(built.initializers)
-        nested = [session.run({"all": fetches, "twice": (fetches[0], [fetches])}, built.fed_in(i, length, also_fed)) for i in range(NUM_STEPS)]
+        structure = {"all": fetches, "twice": (fetches[0], [fetches])}
+        nested = [session.run(structure, built.fed_in(i, length, also_fed)) for i in range(NUM_STEPS)]
         for found in nested:
             assert as_bytes([found["twice"][0], *found["twice"][1][0]]) == as_bytes([found["all"][0], *found["all"]])
         return [as_bytes(found["all"]) for found in nested]

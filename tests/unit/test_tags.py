@@ -50,6 +50,16 @@ def test_a_session_that_ends_again_and_again_never_uses_up_the_tags() -> None:
             space.give_back(first, count)
 
 
+@given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 10)), min_size=1, max_size=60))
+def test_blocks_of_all_sizes_become_one_again_in_whatever_order_they_are_given_back(wishes: list[tuple[int, int]]) -> None:
+    total = sum(count for count, _ in wishes)
+    space = TagSpace(0, total)
+    held = [(space.take(count), count, order) for count, order in wishes]
+    for first, count, _ in sorted(held, key=lambda block: block[2]):
+        space.give_back(first, count)
+    assert space.take(total) == 0
+
+
 def test_the_error_of_a_job_without_tags_says_what_to_do() -> None:
     space = TagSpace(5, 7)
     space.take(2)
