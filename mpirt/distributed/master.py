@@ -439,12 +439,19 @@ class MasterSession:
                 self._let_end(step)
             self._release(signature, lane, step)
         if step.error is not None:
-            if plane.lost and isinstance(step.error, errors.UnavailableError):
-                self._check_ranks(signature.ranks)  # says more than an MPI that has seen it first
+            if isinstance(step.error, errors.UnavailableError):
+                self._look_for_reason(signature.ranks)
             raise step.error
         if values is None:
             return [None] * len(signature.fed_fetches)
         return as_results(values, signature.fed_fetches, signature.received)
+
+    def _look_for_reason(self, ranks: Collection[int]) -> None:
+        """Raise the loss of a rank, which an MPI with fault tolerance has seen first, but with less to say."""
+        known = lambda: any(rank in self._plane.lost or rank in self._ended for rank in ranks)  # noqa: E731
+        with contextlib.suppress(errors.DeadlineExceededError, Abandoned):
+            self._plane.progress.wait(known, lambda: "news of a lost rank", _SHORT_GRACE_S, self._master.watch)
+        self._check_ranks(ranks)
 
     def _start(self, signature: _Signature, lane: _Lane, step: Step, payload: bytes) -> None:
         """Tell the ranks to run. The end of a short step that has no part here is awaited at once, in turns with other threads."""

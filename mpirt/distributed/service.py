@@ -29,6 +29,7 @@ from mpirt.transport.base import log_stall
 _SWITCH_INTERVAL_S = 2e-4
 _PYTHONS_INTERVAL_S = 5e-3
 _COLLECT_S = 0.01
+_WATCH_EVERY_S = 5e-3
 
 
 class Service:
@@ -49,6 +50,7 @@ class Service:
         self._lock = threading.Lock()  # of the thread's start and stop
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
+        self._watch_at = 0.0
         self._script = threading.current_thread()
         self._joining: list[threading.Thread] = []
         self._collect_s = self._collect_at = 0.0  # pause before the next collection of garbage, and its time
@@ -118,8 +120,11 @@ class Service:
 
     def watch(self) -> None:
         """What is looked at now and then: lost ranks, and whether this rank rests."""
-        self.plane.look_for_losses()
-        self._tell()
+        now = time.perf_counter()
+        if now >= self._watch_at:
+            self._watch_at = now + _WATCH_EVERY_S
+            self.plane.look_for_losses()
+            self._tell()
 
     # ---- the end of the job
 
