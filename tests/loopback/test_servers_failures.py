@@ -299,3 +299,37 @@ def with_services(client: Any) -> Any:
         return client(rank, cluster)
 
     return run
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("ends", ["failure", "deadline", "close"])
+def test_a_step_that_ends_is_cancelled_where_it_waits_and_takes_nothing_later(ends: str, seed: int | None) -> None:
+    """Rank 2 waits for an element of a queue: an element that comes afterwards belongs to the next step."""
+
+    def run(rank: int, cluster: Cluster) -> None:
+        x = tf.placeholder(tf.int32, [])
+        with on(1):
+            picked = tf.gather([1.0, 2.0], x)
+        with on(2):
+            queue = tf.FIFOQueue(10, tf.float32, shapes=[[]], shared_name="jobs")
+            taken = queue.dequeue()
+            put = queue.enqueue(tf.constant(5.0))
+        with session_on("worker:0", cluster) as session:
+            if ends == "failure":
+                with pytest.raises(errors.InvalidArgumentError):
+                    session.run([picked, taken], {x: 7})
+            elif ends == "deadline":
+                with pytest.raises(errors.DeadlineExceededError, match="waiting for tensor 'fifo_queue_Dequeue:0' from .*task:2"):
+                    session.run([picked, taken], {x: 0}, options=tf.RunOptions(timeout_in_ms=100))
+            else:
+                other = session_on("worker:1", cluster)
+                thread = threading.Thread(target=lambda: pytest.raises(errors.CancelledError, other.run, [picked, taken], {x: 0}))
+                thread.start()
+                while not other._runner._running:  # type: ignore[attr-defined]
+                    time.sleep(1e-3)
+                other.close()
+                thread.join()
+            session.run(put)
+            assert session.run([picked, taken], {x: 1}) == [2, 5]
+
+    served(3, run, seed=seed)
