@@ -44,6 +44,7 @@ class Transfer:
     dst_rank: int
     src: Task
     reason: str  # who needs it: a task, or FETCH
+    op: Operation | None = field(default=None, compare=False, repr=False)  # that made the tensor, where the graph is at hand
 
     @property
     def nbytes(self) -> int | None:
@@ -370,7 +371,7 @@ def _transfer(index: int, source: Tensor | Operation, src: int, dst: int, task: 
         return Transfer(index, f"^{source.name}", None, None, src, dst, task, why)
     static = source.static_shape
     shape = None if static is None or None in static else tuple([size for size in static if size is not None])
-    return Transfer(index, source.name, source.dtype.base_dtype, shape, src, dst, task, why)
+    return Transfer(index, source.name, source.dtype.base_dtype, shape, src, dst, task, why, source.op)
 
 
 def frees_after_last_use(program: Program) -> list[tuple[int, ...]]:

@@ -398,6 +398,8 @@ class Executor:
             op = instruction.op
         elif isinstance(instruction, Move):
             op = instruction.tensor.op
+        else:
+            op = instruction.transfer.op
         return Failure(op_error(error, op), op, device, "".join(traceback.format_exception(error)))
 
 

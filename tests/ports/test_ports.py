@@ -18,7 +18,7 @@ def test_a_script_gives_tensorflows_numbers_in_one_process(mpirun: Any, command:
 
 
 @pytest.mark.parametrize(
-    "command", ["logistic_regression", "mlp", "embedding --optimizer=adagrad", "embedding --optimizer=adam --task_index=1 --master=grpc://localhost:2225"]
+    "command", ["logistic_regression", "mlp", "embedding --optimizer=adagrad", "embedding --optimizer=adam --task_index=1"]
 )
 def test_a_script_gives_the_same_numbers_on_four_ranks_and_on_each_of_them(mpirun: Any, command: str) -> None:
     (alone,) = results(mpirun, None, command)
