@@ -67,7 +67,7 @@ _MISSES = 3  # so many in a row that aren't, and the next
 _TRY_AGAIN = 16  # are not expected to be
 _ANSWERED = (Kind.CREATE_SESSION, Kind.RESET, Kind.CLOSE_SESSION)
 _GRACE_S = 1.0  # after a failure, the time that the other ranks have to end their parts before the client hears of it
-_SHORT_GRACE_S = 0.05  # the same after the user's deadline or `close`
+_SHORT_GRACE_S = 0.05  # the same after the user's deadline
 _ASK_AFTER_S = 1.0  # a rank that takes this long is asked what it waits for
 _LOOK_S = 0.02  # a thread that waits for another one to compile looks around this often
 _CLOSE_S = 0.5  # how long closing waits for the ranks' answers
@@ -191,9 +191,9 @@ class Master:
     def _reply(self, source: int, message: Reply) -> None:
         request = self._requests.get(message.request)
         if request is not None:
-            request.missing.discard(source)
             if message.HasField("error"):
                 request.error = request.error or to_error(message.error, None)
+            request.missing.discard(source)
 
     def _session_ended(self, source: int, message: SessionEnded) -> None:
         session = self.sessions.get(message.session)
@@ -203,8 +203,8 @@ class Master:
     def _lose(self, rank: int, error: errors.UnavailableError) -> None:
         for step in list(self.steps.values()):
             if rank in step.outstanding:
+                step.fail(error, rank)
                 step.outstanding.discard(rank)
-                step.fail(error)
         for request in list(self._requests.values()):
             if rank in request.missing:
                 request.error = request.error or error
@@ -255,17 +255,17 @@ class Step:
 
     def hear(self, source: int, message: StepDone) -> None:
         """A rank has ended its part."""
-        self.outstanding.discard(source)
         self.dead |= message.dead
         if message.HasField("error"):
-            self.fail(to_error(message.error, self._graph))
+            self.fail(to_error(message.error, self._graph), source)
+        self.outstanding.discard(source)  # last: whoever sees that all have ended sees how
 
-    def fail(self, error: Exception) -> None:
-        """Note the first error and cancel what still runs."""
+    def fail(self, error: Exception, source: int | None = None) -> None:
+        """Note the first error and cancel what still runs; the part of rank ``source`` doesn't."""
         if self.error is None:
             self.error = error
             message = CancelStep(step=self.number)
-            for rank in sorted(self.outstanding):
+            for rank in sorted(self.outstanding - {source}):
                 try:
                     self._master.plane.send(rank, Kind.CANCEL_STEP, message)
                 except errors.OpError:  # it is gone; that is found out by others
@@ -525,7 +525,9 @@ class MasterSession:
 
     def _let_end(self, step: Step) -> None:
         """After a failure: give the other ranks some time to end their parts, so that the next step finds all at rest."""
-        own = isinstance(step.error, errors.DeadlineExceededError) or self._closed
+        if self._closed:
+            return  # there is no next one
+        own = isinstance(step.error, errors.DeadlineExceededError)
         try:
             self._plane.progress.wait(step.ended, step.describe, _SHORT_GRACE_S if own else _GRACE_S, self._master.watch)
         except (errors.DeadlineExceededError, Abandoned):

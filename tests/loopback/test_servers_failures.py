@@ -12,9 +12,11 @@ import pytest
 
 import mpirt as tf
 from mpirt import errors
+from mpirt.cluster.cluster_spec import ClusterSpec
 from mpirt.distributed.cluster import Cluster
-from mpirt.distributed.control_pb2 import ErrorRecord, StepDone
-from mpirt.distributed.master import Step
+from mpirt.distributed.control_pb2 import ErrorRecord, Reply, StepDone
+from mpirt.distributed.master import Step, _Request
+from mpirt.transport.loopback import LoopbackWorld
 from tests.loopback.serving import served, session_on
 
 SEEDS = [None, 1, 2, 3]
@@ -261,6 +263,37 @@ def test_the_first_failure_is_the_one_that_counts() -> None:
     step.hear(1, StepDone(step=1, dead=True))
     step.hear(2, StepDone(step=1, error=ErrorRecord(kind="OutOfRangeError", message="the end")))
     assert isinstance(step.error, errors.OutOfRangeError)
+
+
+class Watched(set[int]):
+    """Calls ``see()`` whenever a rank is taken out."""
+
+    def __init__(self, ranks: list[int], see: Any) -> None:
+        super().__init__(ranks)
+        self._see = see
+
+    def discard(self, rank: int) -> None:
+        self._see()
+        super().discard(rank)
+
+
+def test_whoever_sees_that_all_ranks_have_answered_sees_what_failed_too() -> None:
+    """The client's thread looks without a lock while another one handles the answer."""
+    failed = ErrorRecord(kind="OutOfRangeError", message="the end")
+
+    class NoMaster:
+        numbers = iter([1])
+
+    step = Step(NoMaster(), None, [1])  # type: ignore[arg-type]
+    seen: list[Any] = []
+    step.outstanding = Watched([1], lambda: seen.append(step.error))
+    step.hear(1, StepDone(step=1, error=failed))
+
+    master = Cluster(LoopbackWorld(1).transport(0), ClusterSpec({"worker": 1})).master
+    request = master._requests[7] = _Request(set())
+    request.missing = Watched([1], lambda: seen.append(request.error))
+    master._reply(1, Reply(request=7, error=failed))
+    assert [type(error) for error in seen] == [errors.OutOfRangeError] * 2
 
 
 @pytest.mark.parametrize("seed", [None, 1])
