@@ -232,7 +232,7 @@ class Cluster:
         self.service.end()
         if self.size > 1:
             try:
-                self.collective.leave()
+                self.collective.leave(self.service.await_end)
             except Abandoned as abandoned:
                 print(f"[r{self.rank}] {type(abandoned.error).__name__}: {abandoned.error}", file=sys.stderr, flush=True)
                 self.plane.abort(1)

@@ -298,8 +298,13 @@ class Collective:
 
     # ---- the end of the script
 
-    def leave(self) -> None:
+    def leave(self, await_end: Callable[[], None] = lambda: None) -> None:
         """Wait, by name, until all ranks have come to the end of their script; hears meanwhile if they can't.
+
+        Parameters
+        ----------
+        await_end : waits for the end of the sessions on servers. Called first where this rank has made no collective call:
+            the loss of a rank, which ends a collective job at once, then leaves the others at work
 
         Raises
         ------
@@ -312,6 +317,8 @@ class Collective:
         if self.plane.broken is not None:
             raise Abandoned(self.plane.broken)
         self.plane.send(0, Kind.GOODBYE, Goodbye(calls=self._next, history=self._history))
+        if not self._next:
+            await_end()
         if self.rank == 0:
             self.plane.wait(self._all_said_goodbye, self._describe_missing_goodbyes, timeout_s=0)
             self._compare_goodbyes()

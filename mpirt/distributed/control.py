@@ -150,6 +150,7 @@ class ControlPlane:
         self.broken: Exception | None = None
         self.lost: dict[int, errors.UnavailableError] = {}  # ranks known to be gone, and how to say it
         self.on_lost: list[Callable[[int, errors.UnavailableError], None]] = []
+        self.on_rejected: Callable[[int, Kind, int, Exception], bool] = lambda source, kind, number, error: False
         self.handlers: dict[Kind, Handler] = {Kind.GONE: self._hear_of_loss, Kind.REJECTED: self._hear_of_rejection}
         self.progress = Progress(self.poll)
         self._mail_lock = threading.Lock()
@@ -226,17 +227,25 @@ class ControlPlane:
         try:
             handler(source, content)
         except Exception as error:  # a service goes on
-            _log.exception("[r%d] %s from rank %d failed", self.transport.rank, kind.name, source)
-            self.reject(source, kind, error)
+            if not isinstance(error, errors.OpError):
+                _log.exception("[r%d] %s from rank %d failed", self.transport.rank, kind.name, source)
+            self.reject(source, kind, error, getattr(content, "step", 0) or getattr(content, "request", 0))
 
-    def reject(self, source: int, kind: int, error: Exception) -> None:
-        """Send a message back to whoever sent it: it can't be read, or nobody here knows what to do about it."""
+    def reject(self, source: int, kind: int, error: Exception, number: int = 0) -> None:
+        """Send a message back to whoever sent it: it can't be read, or nobody here knows what to do about it.
+
+        ``number`` is of the step or request that waits for an answer, if that is known.
+        """
         if kind != Kind.REJECTED and source != self.transport.rank:
             with contextlib.suppress(errors.OpError):
-                self.send(source, Kind.REJECTED, Rejected(kind=kind, error=to_record(error)))
+                self.send(source, Kind.REJECTED, Rejected(kind=kind, error=to_record(error), number=number))
 
     def _hear_of_rejection(self, source: int, message: Rejected) -> None:
-        _log.error("[r%d] rank %d refused a message: %s", self.transport.rank, source, to_error(message.error, None))
+        error = to_error(message.error, None)
+        kind = next((kind for kind in Kind if kind == message.kind), None)
+        _log.error("[r%d] rank %d refused a message of kind %s: %s", self.transport.rank, source, kind and kind.name, error)
+        if kind is not None and not self.on_rejected(source, kind, message.number, error) and kind not in self.handlers:
+            self.break_job(error)  # ranks that agree on their calls all need it
 
     def _hear_of_loss(self, source: int, message: Gone) -> None:
         if 0 <= message.rank < self.transport.size and message.rank != self.transport.rank:
@@ -289,6 +298,19 @@ class ControlPlane:
         finally:
             self.transport.abort(code)
 
+    def look(self) -> None:
+        """Look at the mail.
+
+        Raises
+        ------
+        Abandoned
+            If the job is broken.
+        """
+        self.poll_all()
+        self.on_poll()
+        if self.broken is not None:
+            raise Abandoned(self.broken)
+
     def check(self) -> None:
         """Look at mail and peers.
 
@@ -297,8 +319,7 @@ class ControlPlane:
         Abandoned
             If the job is broken or a rank is dead.
         """
-        self.poll_all()
-        self.on_poll()
+        self.look()
         if self.broken is None and self._others:
             dead = self.transport.check_peers(self._others)
             if dead is not None:
@@ -370,6 +391,7 @@ def to_record(error: Exception, position: int = 0, traceback: str = "") -> Error
     )
 
 
+_FIELD = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.OpError)}
 _BUILTIN = {name: getattr(builtins, name) for name in ("ValueError", "TypeError", "RuntimeError", "KeyError")}
 
 
@@ -379,7 +401,7 @@ def to_error(record: ErrorRecord, graph: Any) -> Exception:
         text = record.message + (f"\n  failed on {record.origin}." if record.origin else "")
         error: Exception = _BUILTIN[record.kind](text)
         return error
-    kind = getattr(errors, record.kind, errors.UnknownError)
+    kind = _FIELD.get(record.kind, errors.UnknownError)
     op = None
     if graph is not None and record.operation:
         try:

@@ -340,12 +340,14 @@ class StepStatus(_message.Message):
     def __init__(self, step: _Optional[int] = ..., waiting_for: _Optional[str] = ...) -> None: ...
 
 class Rejected(_message.Message):
-    __slots__ = ("kind", "error")
+    __slots__ = ("kind", "error", "number")
     KIND_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     kind: int
     error: ErrorRecord
-    def __init__(self, kind: _Optional[int] = ..., error: _Optional[_Union[ErrorRecord, _Mapping]] = ...) -> None: ...
+    number: int
+    def __init__(self, kind: _Optional[int] = ..., error: _Optional[_Union[ErrorRecord, _Mapping]] = ..., number: _Optional[int] = ...) -> None: ...
 
 class Gone(_message.Message):
     __slots__ = ("rank",)

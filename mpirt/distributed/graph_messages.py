@@ -49,7 +49,6 @@ from mpirt.graph.graph_def import AT, bodies, import_nodes, to_function_def, to_
 from mpirt.graph.shapes import Shape
 
 LARGE_CONSTANT_NBYTES = 1 << 16
-_MAX_SLOTS_PER_INSTRUCTION = 4096
 _MAX_NDIM = 64
 _TASK = re.compile(r"/job:([\w.-]+)/task:([0-9]{1,9})", re.ASCII)  # also the client, whose job's name no cluster can have
 _RUN, _READ, _MOVE, _SEND, _RECV = range(5)
@@ -254,10 +253,10 @@ class _Reader:
         self._message = message
         self._rank = rank
         self._size = size
-        limit = _MAX_SLOTS_PER_INSTRUCTION * (len(message.instructions) + len(message.constants) + 1)
+        limit = len(message.constants) + sum(len(i.outputs) for i in message.instructions)
         self._num_slots = message.num_slots
         if not 0 <= self._num_slots <= limit:
-            raise _malformed(f"{self._num_slots} slots for {len(message.instructions)} instructions")
+            raise _malformed(f"{self._num_slots} slots for {limit} values")
         self._nodes = [table.made[n] if n in table.made else _refuse_node(n) for n in message.nodes]
         self._devices = [known[d] if d in known else _refuse_device(d, known) for d in message.devices]
         self._transfers = [self._transfer(t) for t in message.transfers]

@@ -65,6 +65,7 @@ CLIENT = DeviceName(Task("_client", 0), "CPU", 0)  # where the feeds come in: th
 _SHORT_S = 100e-6  # a step that ends within this is short
 _MISSES = 3  # so many in a row that aren't, and the next
 _TRY_AGAIN = 16  # are not expected to be
+_ANSWERED = (Kind.CREATE_SESSION, Kind.RESET, Kind.CLOSE_SESSION)
 _GRACE_S = 1.0  # after a failure, the time that the other ranks have to end their parts before the client hears of it
 _SHORT_GRACE_S = 0.05  # the same after the user's deadline
 _ASK_AFTER_S = 1.0  # a rank that takes this long is asked what it waits for
@@ -93,12 +94,11 @@ class Master:
         self.local = local
         self.rank, self.size = transport.rank, transport.size
         self.tags = TagSpace.of_master(transport.max_tag, self.rank, self.size)
-        self.sessions: weakref.WeakSet[MasterSession] = weakref.WeakSet()  # those that are open
+        self.sessions: weakref.WeakValueDictionary[int, MasterSession] = weakref.WeakValueDictionary()  # those that are open
         self.numbers = itertools.count(1)  # of sessions, graphs, steps and requests
         self.ordinals = itertools.count()  # of sessions, for people
         self.steps: dict[int, Step] = {}
         self.serving: Callable[[], bool] = lambda: False  # whether a server runs in this process
-        self.on_change: Callable[[], None] = lambda: None  # a session was opened or closed
         self.turn = Turn()
         self._requests: dict[int, _Request] = {}
         plane.serve({
@@ -108,6 +108,7 @@ class Master:
             Kind.SESSION_ENDED: self._session_ended,
         })  # fmt: skip
         plane.on_lost.append(self._lose)
+        plane.on_rejected = self._rejected
 
     def reset(self, containers: Sequence[str], deadline: Deadline | None) -> None:
         """Forget the state in ``containers`` on all ranks."""
@@ -195,9 +196,9 @@ class Master:
             request.missing.discard(source)
 
     def _session_ended(self, source: int, message: SessionEnded) -> None:
-        for session in list(self.sessions):
-            if session.number == message.session:
-                session.end_on(source, to_error(message.error, None))
+        session = self.sessions.get(message.session)
+        if session is not None:
+            session.end_on(source, to_error(message.error, None))
 
     def _lose(self, rank: int, error: errors.UnavailableError) -> None:
         for step in list(self.steps.values()):
@@ -208,10 +209,26 @@ class Master:
             if rank in request.missing:
                 request.error = request.error or error
 
+    def _rejected(self, source: int, kind: Kind, number: int, error: Exception) -> bool:
+        """A rank can't answer: whatever waits for that answer, or for any of that rank if it couldn't read even the number, fails."""
+        for step in [step for step in self.steps.values() if kind is Kind.RUN_GRAPH and source in step.outstanding]:
+            if number in (0, step.number):
+                if number:
+                    step.outstanding.discard(source)
+                step.fail(error)
+        for key, request in list(self._requests.items()):
+            if kind in _ANSWERED and source in request.missing and number in (0, key):
+                request.error = request.error or error
+        return kind is Kind.RUN_GRAPH or kind in _ANSWERED
+
     def close_all(self) -> None:
         """Close the sessions that are still open."""
-        for session in list(self.sessions):
+        for session in self.open_sessions():
             session.close()
+
+    def open_sessions(self) -> list[MasterSession]:
+        """The sessions on servers that are open. Other threads may open and close some meanwhile."""
+        return [session for reference in self.sessions.valuerefs() if (session := reference()) is not None]
 
 
 class _Request:
@@ -351,10 +368,10 @@ class MasterSession:
         self._compiling = threading.Lock()
         self._closing = threading.Lock()
         self._running: set[Step] = set()
+        self._blocked: set[Pending] = set()  # what this rank's parts of steps wait for
         self._closed = False
         if target is not None:
-            master.sessions.add(self)
-            master.on_change()
+            master.sessions[self.number] = self
 
     # ---- running
 
@@ -477,11 +494,14 @@ class MasterSession:
             return pending.ready() or self._closed or (step is not None and step.error is not None)
 
         try:
+            self._blocked.add(pending)
             progress.wait(stop, pending.describe, None if deadline is None else deadline.remaining_s, self._master.watch)
         except errors.DeadlineExceededError as error:
             if pending.cancel():
                 raise (error if deadline is None else deadline.exceeded(pending.describe())) from None
             return
+        finally:
+            self._blocked.discard(pending)
         if not pending.ready() and pending.cancel():
             raise step.error if step is not None and step.error is not None else _closed_while_running()
 
@@ -679,7 +699,7 @@ class MasterSession:
         message = CloseSession(request=request, session=self.number)
         try:
             self._master.ask(request, ranks, Kind.CLOSE_SESSION, message, "to close the session", Deadline.after(_CLOSE_S))
-            self._plane.progress.wait(lambda: not self._running, lambda: "the session's steps to end", _CLOSE_S)
+            self._plane.progress.wait(lambda: not (self._running or self._blocked), lambda: "the session's steps to end", _CLOSE_S)
         except (errors.OpError, Abandoned):
             pass  # its tags are not used again
         else:
@@ -687,8 +707,7 @@ class MasterSession:
                 self._give_tags_back()
         self._signatures.clear()
         self._state.close()
-        self._master.sessions.discard(self)
-        self._master.on_change()
+        self._master.sessions.pop(self.number, None)
 
     def _give_tags_back(self) -> None:
         for tag in self._constant_tags:

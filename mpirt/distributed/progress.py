@@ -107,9 +107,10 @@ class Progress:
         if not self._leading.acquire(False):
             self._wanted = True
             self.ring()
-            if not self._leading.acquire(timeout=_FOLLOW_S):
+            leads = self._leading.acquire(timeout=_FOLLOW_S)
+            self._wanted = False
+            if not leads:
                 return ready()
-        self._wanted = False
         try:
             with np.errstate(all="ignore"):
                 end = time.perf_counter() + seconds
@@ -127,7 +128,8 @@ class Progress:
 
     def forget(self, go: Callable[[], None]) -> None:
         """Don't call ``go()`` any more. Under the leadership."""
-        self._suspended = [item for item in self._suspended if item[1] != go]
+        for item in [item for item in self._suspended if item[1] == go]:
+            self._suspended.remove(item)  # in place: other threads append to this list
 
     def perform(self, action: Callable[[], None], what: str) -> None:
         """Call ``action()`` under the leadership, and wait until that is done. Not from within it."""
@@ -185,6 +187,7 @@ class Progress:
     def _lead(self, ready: Callable[[], bool], patience: Patience, on_idle: Callable[[], None] | None) -> bool:
         """Move everything on until ``ready()`` (True), or until others were woken or want to lead for a moment (False)."""
         next_idle = 0.0
+        self._woke_others = False  # somebody else did, before
         while True:
             now = patience.check()
             idle = now >= next_idle
@@ -193,7 +196,6 @@ class Progress:
             if ready():
                 return True
             if self._woke_others or self._wanted:
-                self._woke_others = False
                 return False
             if idle:
                 next_idle = now + IDLE_EVERY_S
@@ -240,8 +242,10 @@ class Progress:
 
     def _follow(self, follower: _Follower) -> None:
         self._followers.append(follower)
-        follower.bell.acquire(timeout=_FOLLOW_S)
-        self._followers.remove(follower)
+        try:
+            follower.bell.acquire(timeout=_FOLLOW_S)
+        finally:  # also at an interrupt of this thread
+            self._followers.remove(follower)
         while self._testing is follower:  # the leader may be in the middle of what only one thread may do
             time.sleep(0)
 

@@ -31,6 +31,8 @@ class Server:
         If the task isn't in the cluster, or is left out where this rank hosts several.
     InvalidArgumentError
         If another rank hosts the task.
+    FailedPreconditionError
+        If this rank is a spare.
     AlreadyExistsError
         If there is a server for it in this process.
 
@@ -73,12 +75,16 @@ class Server:
     def create_local_server(config: Any = None, start: bool = True) -> Server:
         """A server for the first task of this rank; in a process of its own, for the only task there is."""
         running = cluster()
-        if not running.tasks:
-            raise errors.FailedPreconditionError(f"rank {running.rank} is a spare: it hosts no task that a server could serve.")
-        return Server(running, *running.tasks[0], config=config, start=start)
+        job, index = running.tasks[0] if running.tasks else (None, None)
+        return Server(running, job, index, config=config, start=start)
 
     def _find_task(self, job: str | None, index: int | None) -> Task:
         here = self._cluster
+        if not here.tasks:
+            raise errors.FailedPreconditionError(
+                f"rank {here.rank} is a spare: it hosts no task that a server could serve.",
+                hint="let its script end, which waits for the others, or start only as many ranks as the cluster has tasks.",
+            )
         mine = [t for t in here.tasks if job in (None, t.job) and index in (None, t.index)]
         if len(mine) == 1:
             return mine[0]

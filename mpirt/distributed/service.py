@@ -2,25 +2,33 @@
 
 Guarantees: a rank with a server answers also while its script computes or waits for something else; the servers' ``join``
 returns on every rank when all scripts have ended or joined and all sessions are closed.
-A rank *rests* when its script has ended or is in ``join``, no session of its own is open, and no thread of its script runs.
-Rank 0 is told by each rank; once all rest, it tells all. A lost rank rests.
+A rank *rests* when its script has ended, or when all threads of its script are in ``join`` or at their end and no session of
+its own is open (one that no thread is left to use is not in the way). Rank 0 is told by each rank; once all rest, it tells all.
+A lost rank rests.
 """
 
 from __future__ import annotations
 
+import concurrent.futures.thread
+import contextlib
+import gc
 import sys
 import threading
+import time
 
 from mpirt import errors
 from mpirt.cluster.task import Task
 from mpirt.distributed.control import ControlPlane, Kind
 from mpirt.distributed.control_pb2 import Rest
 from mpirt.distributed.master import Master
+from mpirt.distributed.threads import is_own
 from mpirt.distributed.worker import Worker
 from mpirt.runtime.rendezvous import Abandoned
+from mpirt.transport.base import log_stall
 
 _SWITCH_INTERVAL_S = 2e-4
 _PYTHONS_INTERVAL_S = 5e-3
+_COLLECT_S = 0.01
 
 
 class Service:
@@ -41,13 +49,17 @@ class Service:
         self._lock = threading.Lock()  # of the thread's start and stop
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._joining = 0  # threads in join()
+        self._script = threading.current_thread()
+        self._joining: list[threading.Thread] = []
+        self._collect_s = self._collect_at = 0.0  # pause before the next collection of garbage, and its time
         self._ended = False  # the script has come to its end
         self._told: bool | None = None  # what rank 0 was told last
         self._over = False
         self._resting: dict[int, bool] = {}  # rank 0: of all ranks, as they told
         self._busy_with: dict[int, str] = {}
+        self._switch_interval_s = 0.0  # ours, as Python has rounded it, while it is set
         master.serving = self.serving
+        worker.watch = self.watch
         plane.serve({Kind.REST: self._hear_rest, Kind.REST_OVER: self._hear_over})
 
     def serving(self) -> bool:
@@ -74,8 +86,9 @@ class Service:
             if self._thread is None:
                 if sys.getswitchinterval() == _PYTHONS_INTERVAL_S:
                     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+                    self._switch_interval_s = sys.getswitchinterval()
                 self._stopping = threading.Event()
-                self.plane.progress.eager.add(self)
+                self.plane.progress.eager.add(self._stopping)
                 name = f"mpirt service of rank {self._rank}"
                 self._thread = threading.Thread(target=self._serve, args=(self._stopping,), name=name, daemon=True)
                 self._thread.start()
@@ -88,16 +101,17 @@ class Service:
             if self.worker.serving:
                 return
             thread, self._thread = self._thread, None
+            stopping = self._stopping  # a new server may start meanwhile
+            if self._switch_interval_s == sys.getswitchinterval():
+                sys.setswitchinterval(_PYTHONS_INTERVAL_S)
         self.master.close_all()
         here = self.plane.describe_rank(self._rank)
         stopped = errors.UnavailableError(f"the server on {here} was stopped.", hint="open a new session on a server that runs.")
         self.plane.progress.perform(lambda: self.worker.stop(stopped), "the service to stop")
-        self.plane.progress.eager.discard(self)
-        self._stopping.set()
-        if thread is not None and thread is not threading.current_thread():
+        self.plane.progress.eager.discard(stopping)
+        stopping.set()
+        if thread is not None:
             thread.join()
-        if sys.getswitchinterval() == _SWITCH_INTERVAL_S:
-            sys.setswitchinterval(_PYTHONS_INTERVAL_S)
 
     def _serve(self, stopping: threading.Event) -> None:
         self.plane.progress.serve(stopping.is_set, self.watch)
@@ -111,21 +125,43 @@ class Service:
 
     def join(self) -> None:
         """Wait for the end of the job; see ``train.Server.join``."""
-        with self._lock:
-            self._joining += 1
+        me = threading.current_thread()
+        self._collect_s = 0.0
+        self._joining.append(me)
         try:
             self.plane.progress.wait(self._is_over, self._describe_busy, 0, self._watch_join, stall=_quiet)
         except Abandoned as abandoned:
             raise abandoned.error.with_traceback(None) from None
         finally:
-            with self._lock:
-                self._joining -= 1
+            self._joining.remove(me)
+            if not self._over:  # interrupted: before the others think that this script has come to its end
+                self.plane.progress.perform(self._tell, "the service to hear that the script goes on")
+
+    def await_end(self) -> None:
+        """The same for a rank whose script has ended: the others may need its server, or go on though a rank is lost.
+
+        Raises
+        ------
+        Abandoned
+            If the job is broken, or rank 0 is lost.
+        """
+
+        def watch() -> None:
+            self.plane.look()
+            self._watch_join()
+
+        self.plane.progress.wait(self._is_over, self._describe_busy, 0, watch, stall=log_stall)
 
     def _is_over(self) -> bool:
         return self._over
 
     def _watch_join(self) -> None:
         self.watch()
+        if self.master.sessions and self._joining and time.perf_counter() >= self._collect_at:
+            # A session that was dropped after an error lives on in the error's traceback.
+            gc.collect()
+            self._collect_s = max(2 * self._collect_s, _COLLECT_S)  # not for ever as often
+            self._collect_at = time.perf_counter() + self._collect_s
         if self.plane.broken is not None:
             raise Abandoned(self.plane.broken)
         if 0 in self.plane.lost:
@@ -151,27 +187,41 @@ class Service:
         self._tell()
 
     def _rests(self) -> bool:
-        if self.master.sessions or not (self._joining or self._ended):
+        if self._ended or not self._joining:
+            return self._ended
+        threads = [t for t in threading.enumerate() if t not in self._joining and t.is_alive() and not is_own(t)]
+        if self.master.open_sessions() and any(t.daemon or not _idles(t) for t in threads if t is not threading.main_thread()):
             return False
-        return self._ended or not _script_threads()
+        return not any(self._is_of_script(t) for t in threads)
+
+    def _is_of_script(self, thread: threading.Thread) -> bool:
+        """Whether the script's end would wait for it."""
+        if thread is self._script:
+            return True
+        if thread is threading.main_thread():
+            return not self._script.daemon
+        return not thread.daemon and not _idles(thread)
 
     def _tell(self) -> None:
         """Tell rank 0 whether this rank rests, if that has changed."""
         rests = self._rests()
         if rests != self._told and not self._over and 0 not in self.plane.lost:
-            self._told = rests
-            self.plane.send_or_handle(0, Kind.REST, Rest(resting=rests, busy_with=self._busy()))
+            with contextlib.suppress(errors.OpError):  # rank 0 is gone, which is found out by others
+                self.plane.send_or_handle(0, Kind.REST, Rest(resting=rests, busy_with=self._busy()))
+                self._told = rests
         if self._rank == 0 and self._told:
             self._decide()
 
     def _busy(self) -> str:
-        sessions = sorted(session.where for session in self.master.sessions)
+        sessions = sorted(session.where for session in self.master.open_sessions())
         if sessions:
             return f"{len(sessions)} open session(s), the first made at {sessions[0]}"
         return "its script" if not (self._joining or self._ended) else "threads of its script"
 
     def _hear_rest(self, source: int, message: Rest) -> None:
         """Rank 0: note what a rank told."""
+        if self._rank != 0:
+            raise errors.InvalidArgumentError("only rank 0 keeps the count of the ranks that rest.")
         self._resting[source] = message.resting
         self._busy_with[source] = message.busy_with
         self._decide()
@@ -183,6 +233,8 @@ class Service:
             self.plane.progress.ring()
 
     def _hear_over(self, source: int, message: Rest) -> None:
+        if source != 0:
+            raise errors.InvalidArgumentError("only rank 0 says that the job is over.")
         self._over = True
         self.plane.progress.ring()
 
@@ -192,9 +244,12 @@ class Service:
         return "the job to end" + (f": {'; '.join(names)}" if names else "")
 
 
-def _script_threads() -> list[threading.Thread]:
-    """Threads of the user's that a script's end would wait for."""
-    return [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon and t.is_alive()]
+def _idles(thread: threading.Thread) -> bool:
+    """Whether it is a thread of a ``ThreadPoolExecutor`` without work: it never ends, but nothing waits for it either."""
+    if getattr(thread, "_target", None) is not concurrent.futures.thread._worker:
+        return False
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code is concurrent.futures.thread._worker.__code__
 
 
 def _quiet(report: str) -> None:

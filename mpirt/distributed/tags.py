@@ -61,6 +61,10 @@ class TagSpace:
             self._next = first + count
             return first
 
+    def holds(self, first: int, count: int) -> bool:
+        """Whether ``count`` tags from ``first`` on belong to this space."""
+        return self._first <= first and first + count <= self._end
+
     def give_back(self, first: int, count: int) -> None:
         """No message with these tags is under way any more."""
         with self._lock:

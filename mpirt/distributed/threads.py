@@ -7,6 +7,12 @@ import threading
 from collections.abc import Callable
 
 _IDLE_S = 2.0  # a thread without work ends after this
+_OWN = "mpirt "  # how the names of the runtime's threads begin
+
+
+def is_own(thread: threading.Thread) -> bool:
+    """Whether it is a thread of the runtime, not of the user's script."""
+    return thread.name.startswith(_OWN)
 
 
 class Threads:

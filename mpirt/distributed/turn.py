@@ -30,10 +30,17 @@ class Turn:
         bell = threading.Lock()
         bell.acquire()
         self._waiting.append(bell)
-        while not bell.acquire(timeout=_LOOK_S):
-            if self._held.acquire(False):  # then nobody can be handing it over
+        try:
+            while not bell.acquire(timeout=_LOOK_S):
+                if self._held.acquire(False):  # then nobody can be handing it over
+                    self._waiting.remove(bell)
+                    break
+        except BaseException:  # an interrupt of this thread
+            try:
                 self._waiting.remove(bell)
-                break
+            except ValueError:  # it has been handed the turn
+                self._held.release()
+            raise
         self._streak = 1
 
     def give(self) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -43,6 +43,7 @@ from mpirt.distributed.control_pb2 import (
     StepStatus,
 )
 from mpirt.distributed.graph_messages import NodeTable, read_program
+from mpirt.distributed.tags import TagSpace
 from mpirt.distributed.threads import Threads
 from mpirt.graph.function import Function
 from mpirt.graph.op_def import Pending
@@ -73,6 +74,7 @@ class Worker:
         self.threads = Threads(f"mpirt worker of rank {self.rank}")
         self.serving: set[Task] = set()  # tasks whose servers run
         self.closed = False  # no server will be started any more
+        self.watch: Callable[[], None] = lambda: None  # what whoever waits here looks at meanwhile
         self._sessions: dict[tuple[int, int], _Session] = {}  # by rank of the master and its number
         self._programs: dict[tuple[int, int], _Program] = {}
         self._steps: dict[tuple[int, int], _Step] = {}
@@ -130,10 +132,10 @@ class Worker:
     def _extend_session(self, source: int, message: ExtendSession) -> None:
         session = self._session(source, message.session)
         try:
-            loading = session.table.extend(message)
-            session.loading += [self.plane.transport.irecv(array, source, self._tag(tag, 1)) for array, tag in loading]
-        except errors.OpError as error:
-            session.error = session.error or error  # told with the answer to the first step
+            for array, tag in session.table.extend(message):
+                session.loading.append(self.plane.transport.irecv(array, source, self._tag(source, tag, 1)))
+        except Exception as error:
+            session.error = session.error or op_error(error, None)  # told with the answer to the first step
 
     def _register_graph(self, source: int, message: RegisterGraph) -> None:
         key = (source, message.graph)
@@ -147,8 +149,6 @@ class Worker:
             transport = self.plane.transport
             found = read_program(message.program, program.session.table, self.rank, transport.size, devices)
             program.bind(Executor(found, program.session.state, transport, 0), found)
-        except errors.OpError as error:
-            program.error = error
         except Exception as error:
             program.error = op_error(error, None)
 
@@ -159,21 +159,23 @@ class Worker:
     def _close_session(self, source: int, message: CloseSession) -> None:
         self._early = [(rank, early) for rank, early in self._early if (rank, early.session) != (source, message.session)]
         session = self._sessions.pop((source, message.session), None)
+        answer = partial(self.plane.send, source, Kind.REPLY, Reply(request=message.request))
         if session is not None:
-            self._end(session)
-        reply = Reply(request=message.request)
-        if session is None or session.idle():
-            self.plane.send(source, Kind.REPLY, reply)
+            self._end(session, answer)
         else:
-            self.plane.progress.when(session.idle, partial(self.plane.send, source, Kind.REPLY, reply))
+            answer()
 
-    def _end(self, session: _Session) -> None:
-        """Cancel what runs of a session and forget its programs."""
+    def _end(self, session: _Session, then: Callable[[], None] = lambda: None) -> None:
+        """Cancel what runs of a session and forget its programs. ``then`` is called once no message comes into its memory any more."""
         for step in [step for step in self._steps.values() if step.program.session is session]:
             step.cancel(errors.CancelledError("the session was closed."))
         for key in [key for key, program in self._programs.items() if program.session is session]:
             del self._programs[key]
         session.state.close()
+        if session.idle():
+            then()
+        else:
+            self.plane.progress.when(session.idle, then)
 
     def _lose(self, rank: int, error: errors.UnavailableError) -> None:
         self._early = [item for item in self._early if item[0] != rank]
@@ -193,6 +195,8 @@ class Worker:
     # ---- steps
 
     def _run_graph(self, source: int, message: RunGraph) -> None:
+        if (source, message.step) in self._steps:
+            raise errors.AlreadyExistsError(f"step {message.step} of rank {source} runs already.")
         program = self._programs.get((source, message.graph))
         if program is None or program.error is not None:
             error = program.error if program is not None else errors.AbortedError(
@@ -203,7 +207,9 @@ class Worker:
             self.done(source, message.step, self.record(error))
             return
         try:
-            executor = program.executor(self._tag(message.tag, program.num_tags))
+            executor = program.executors.get(message.tag) or program.executor(self._tag(source, message.tag, program.num_tags))
+            if executor in program.session.running:
+                raise errors.AlreadyExistsError(f"a step with the tag {message.tag} runs already.")
         except errors.OpError as error:
             self.done(source, message.step, self.record(error))
             return
@@ -231,9 +237,11 @@ class Worker:
             step = self._steps[source, message.step] = _Step(self, source, message.step, program, executor)
             step.suspend()
 
-    def _tag(self, tag: int, count: int) -> int:
-        if not 0 <= tag <= self.plane.transport.max_tag - count:
-            raise errors.InvalidArgumentError(f"tag {tag} is outside 0-{self.plane.transport.max_tag}.")
+    def _tag(self, master: int, tag: int, count: int) -> int:
+        """``tag``, if it and those behind it are the master's to give."""
+        transport = self.plane.transport
+        if not TagSpace.of_master(transport.max_tag, master, transport.size).holds(tag, count):
+            raise errors.InvalidArgumentError(f"{count} tag(s) from {tag} on: they don't belong to the master on rank {master}.")
         return tag
 
     def _cancel_step(self, source: int, message: CancelStep) -> None:
@@ -276,6 +284,7 @@ class _Session:
         self.table = NodeTable()
         self.error: errors.OpError | None = None  # of an extension
         self.loading: list[Request] = []  # large constants that are coming
+        self.running: set[Executor] = set()
         self.draining: set[Executor] = set()  # messages of their last step are still under way
         self.num_steps = 0
 
@@ -298,7 +307,7 @@ class _Program:
         self.has_messages = False
         self._calls_python = False
         self._first: Executor | None = None
-        self._executors: dict[int, Executor] = {}
+        self.executors: dict[int, Executor] = {}  # by tag
 
     def bind(self, executor: Executor, program: Program) -> None:
         """Keep the executor of the program."""
@@ -310,11 +319,9 @@ class _Program:
         self._calls_python = bodies or any(op.type in _PYTHON for op in runs)
 
     def executor(self, tag: int) -> Executor:
-        """The executor of the steps with this tag."""
-        executor = self._executors.get(tag)
-        if executor is None:
-            assert self._first is not None
-            executor = self._executors[tag] = self._first.another(tag)
+        """A new executor, for the steps with this tag."""
+        assert self._first is not None
+        executor = self.executors[tag] = self._first.another(tag)
         return executor
 
     def took(self, seconds: float) -> None:
@@ -348,7 +355,11 @@ class _Step:
     def begin(self) -> None:
         """Start to run."""
         self._began = True
-        self._executor.start({})
+        self.program.session.running.add(self._executor)
+        try:
+            self._executor.start({})
+        except Exception as error:  # not all receives are posted: what comes for them would be taken for the next step's
+            self.program.error = self._cancelled = op_error(error, None)
         if self._cancelled is not None:
             self._executor.stop()
             self._end(self._cancelled)
@@ -367,6 +378,7 @@ class _Step:
     def suspend(self) -> None:
         """It is blocked: stop, or go on when that is over."""
         self._began = True
+        self.program.session.running.add(self._executor)
         pending = self._executor.blocked
         assert pending is not None
         if self._cancelled is not None and pending.cancel():
@@ -427,7 +439,8 @@ class _Step:
         """Wait in this step's own thread."""
         pending.on_ready = self._progress.ring
         self._pending = pending
-        self._progress.wait(lambda: pending.ready() or self._cancelled is not None, self.describe, timeout_s=0)
+        ended = lambda: pending.ready() or self._cancelled is not None  # noqa: E731
+        self._progress.wait(ended, self.describe, 0, self._worker.watch)
         self._pending = None
         if self._cancelled is not None and not pending.ready() and pending.cancel():
             raise self._cancelled
@@ -458,6 +471,7 @@ class _Step:
         """Answer, and free the executor once its messages have come and gone."""
         session = self.program.session
         session.num_steps -= 1
+        session.running.discard(self._executor)
         if self.program.has_messages and not _idle(self._executor):
             session.draining.add(self._executor)
             self._progress.when(partial(_idle, self._executor), partial(session.draining.discard, self._executor))

@@ -266,12 +266,12 @@ class Executor:
 
     def start(self, feeds: Mapping[int, Any]) -> None:
         """Begin a step that `advance` carries on; the last one has ended."""
+        self._position, self.blocked = 0, None
         for incoming in self._incoming:
             incoming.post()
         values = self._values = self._template.copy()
         for slot, value in feeds.items():
             values[slot] = value
-        self._position, self.blocked = 0, None
 
     def advance(self) -> bool:
         """Carry the step on until its end (True), or until it is blocked on something (False), which has come when this is called again.

@@ -97,7 +97,7 @@ def run_ranks(n: int, function: Body, spec: Spec = None, seed: int | None = None
             if world.alive(rank):  # not cluster.leave(): that would end the other ranks before they hear why
                 cluster.service.end()
                 if n > 1:
-                    cluster.collective.leave()
+                    cluster.collective.leave(cluster.service.await_end)
         except Abandoned as abandoned:
             outcome.farewell = abandoned.error
         except errors.AbortedError as error:  # the test gave up
