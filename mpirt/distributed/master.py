@@ -416,7 +416,8 @@ class MasterSession:
         values: list[Any] | None = None
         try:
             if self._closed:  # meanwhile; `close` may not have seen this step
-                raise closed_error()
+                step.outstanding.clear()  # nobody was told of it
+                raise _closed_while_running()
             self._start(signature, lane, step, payload)
             if lane.executor is not None:
                 values = self._run_part(signature, lane.executor, arrays, step, deadline)

@@ -265,6 +265,28 @@ def test_the_first_failure_is_the_one_that_counts() -> None:
     assert isinstance(step.error, errors.OutOfRangeError)
 
 
+def test_a_step_that_begins_while_its_session_closes_is_cancelled_and_waits_for_nobody() -> None:
+    def run(rank: int, cluster: Cluster) -> None:
+        with on(1):
+            y = tf.constant(1.0) + 1.0
+        session = session_on("worker:0", cluster)
+        session.run(y)
+        runner = session._runner
+        new_lane, runner._signatures = runner._new_lane, dict(runner._signatures)  # type: ignore[attr-defined]
+
+        def closing(signature: Any) -> Any:
+            session.close()
+            return new_lane(signature)
+
+        runner._new_lane = closing  # type: ignore[attr-defined,method-assign]
+        next(iter(runner._signatures.values())).lanes.clear()  # type: ignore[attr-defined]
+        with pytest.raises(errors.CancelledError, match=r"^the session was closed while this step was running\.$"):
+            session.run(y)
+        assert not cluster.master.steps and not cluster.plane.progress._suspended
+
+    served(2, run)
+
+
 class Watched(set[int]):
     """Calls ``see()`` whenever a rank is taken out."""
 
