@@ -158,6 +158,11 @@ class Service:
 
         self.plane.progress.wait(self._is_over, self._describe_busy, 0, watch, stall=log_stall)
 
+    @property
+    def over(self) -> bool:
+        """Whether all ranks have come to their end, but for those that are lost."""
+        return self._over
+
     def _is_over(self) -> bool:
         return self._over
 

@@ -155,6 +155,10 @@ class Transport(Protocol):
         """End all ranks of the job now with exit status ``code``; what was printed is flushed first."""
         ...
 
+    def exit(self, code: int = 1) -> NoReturn:
+        """End this process alone, with exit status ``code``: no goodbye is possible since a rank is lost, and the others end too."""
+        ...
+
     def finalize(self) -> None:
         """Leave the job, when all ranks do; waits for them up to MPIRT_EXIT_TIMEOUT_S. Calling it again does nothing."""
         ...
