@@ -235,6 +235,8 @@ class Cluster:
                 self.collective.leave(self.service.await_end)
             except Abandoned as abandoned:
                 print(f"[r{self.rank}] {type(abandoned.error).__name__}: {abandoned.error}", file=sys.stderr, flush=True)
+                if self.service.over:  # all that are left have come to their end
+                    self.transport.exit(1)
                 self.plane.abort(1)
         self.service.close()
         self.transport.finalize()

@@ -440,6 +440,8 @@ class MasterSession:
                 self._let_end(step)
             self._release(signature, lane, step)
         if step.error is not None:
+            if plane.lost and isinstance(step.error, errors.UnavailableError):
+                self._check_ranks(signature.ranks)  # says more than an MPI that has seen it first
             raise step.error
         if values is None:
             return [None] * len(signature.fed_fetches)

@@ -15,6 +15,7 @@ import contextlib
 import faulthandler
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -80,6 +81,8 @@ class MpiTransport:
         wait_until(lambda: data_ready.Test() and control_ready.Test(), lambda: what, timeout_s=timeout_s)
         for private in (self._data, self._control):
             private.Set_errhandler(self.mpi.ERRORS_RETURN)
+        if "Open MPI" not in self.name:
+            _survive_the_launchers_notice()
         self.max_tag = self._data.Get_attr(self.mpi.TAG_UB) or 0  # never absent: MPI demands at least 32767
         self._isend = self._data.Isend
         self._irecv = self._data.Irecv
@@ -161,31 +164,41 @@ class MpiTransport:
         if not self._control_lock.acquire(False):
             return None
         try:
-            for _ in range(len(self._kept)):  # others may append meanwhile
-                send = self._kept.popleft()
-                if not send.test():
-                    self._kept.append(send)
-            if self._outgoing:
-                self._outgoing = [request for request in self._outgoing if not request.Test()]
-            probed = self._probed
-            # MPICH takes a message in at the first probe and shows it at the second: 200 times out of 200.
-            message = self._improbe(self.mpi.ANY_SOURCE, self.mpi.ANY_TAG, probed)
-            message = message or self._improbe(self.mpi.ANY_SOURCE, self.mpi.ANY_TAG, probed)
-            if message is not None:
-                nbytes = probed.Get_count(self.byte)
-                payload = bytearray(nbytes)
-                if nbytes <= _EAGER_NBYTES and not self._incoming:  # it is all here: no request is needed
-                    message.Recv([payload, self.byte])
-                    self.counters.control_received += 1
-                    return ControlMessage(probed.source, probed.tag, bytes(payload))
-                request = message.Irecv([payload, self.byte])
-                if not self._incoming and request.Test():  # nearly always: a small message is here as soon as it is seen
-                    self.counters.control_received += 1
-                    return ControlMessage(probed.source, probed.tag, bytes(payload))
-                self._incoming.append(_Incoming(probed.source, probed.tag, payload, request))
-            return self._arrived() if self._incoming else None
+            return self._poll()
+        except self.mpi.Exception as error:
+            if not self._tells_of_a_failure(error):
+                raise
+            self._control.Ack_failed(self.size)  # or every probe of any source fails from now on; the ranks see by themselves who is gone
+            return None
+        except UnavailableError:  # of a message to a process that is gone: nobody waits for it
+            return None
         finally:
             self._control_lock.release()
+
+    def _poll(self) -> ControlMessage | None:
+        for _ in range(len(self._kept)):  # others may append meanwhile
+            send = self._kept.popleft()
+            if not send.test():
+                self._kept.append(send)
+        if self._outgoing:
+            self._outgoing = [request for request in self._outgoing if not request.Test()]
+        probed = self._probed
+        # MPICH takes a message in at the first probe and shows it at the second: 200 times out of 200.
+        message = self._improbe(self.mpi.ANY_SOURCE, self.mpi.ANY_TAG, probed)
+        message = message or self._improbe(self.mpi.ANY_SOURCE, self.mpi.ANY_TAG, probed)
+        if message is not None:
+            nbytes = probed.Get_count(self.byte)
+            payload = bytearray(nbytes)
+            if nbytes <= _EAGER_NBYTES and not self._incoming:  # it is all here: no request is needed
+                message.Recv([payload, self.byte])
+                self.counters.control_received += 1
+                return ControlMessage(probed.source, probed.tag, bytes(payload))
+            request = message.Irecv([payload, self.byte])
+            if not self._incoming and request.Test():  # nearly always: a small message is here as soon as it is seen
+                self.counters.control_received += 1
+                return ControlMessage(probed.source, probed.tag, bytes(payload))
+            self._incoming.append(_Incoming(probed.source, probed.tag, payload, request))
+        return self._arrived() if self._incoming else None
 
     def all_leaving(self, timeout_s: float) -> bool:
         """See `base.Transport`. Control messages that come meanwhile are dropped."""
@@ -198,12 +211,14 @@ class MpiTransport:
     def abort(self, code: int = 1) -> NoReturn:
         """See `base.Transport`. The status is never 0: a code that the system would cut to 0 becomes 1."""
         code = code & 0xFF or 1
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # closed, or the reader has gone
-                stream.flush()
-        time.sleep(_LAST_WORDS_S)
+        _say_last_words()
         if not self.mpi.Is_finalized():
             self.mpi.COMM_WORLD.Abort(code)
+        os._exit(code)
+
+    def exit(self, code: int = 1) -> NoReturn:
+        """See `base.Transport`. No MPI_Abort: after the loss of a rank Open MPI's launcher sometimes never ends when ranks call it."""
+        _say_last_words()
         os._exit(code)
 
     def finalize(self) -> None:
@@ -230,10 +245,14 @@ class MpiTransport:
         reason = " ".join(error.Get_error_string().split())
         place = f"{self.hosts[peer]}, " if 0 <= peer < self.size else ""
         text = f"{what} rank {peer} ({place}tag {tag}) failed on rank {self.rank} of {self.size}: {reason}."
-        gone = {self.mpi.ERR_PROC_FAILED, self.mpi.ERR_PROC_FAILED_PENDING, self.mpi.ERR_REVOKED} - {self.mpi.ERR_UNKNOWN}
-        if error.Get_error_class() in gone or not self.peer_alive(peer):
+        if self._tells_of_a_failure(error) or not self.peer_alive(peer):
             return UnavailableError(text, hint=f"see why the process of rank {peer} ended; its own output comes first.")
         return InternalError(text, hint="sender and receiver disagree on the plan; please report this.")
+
+    def _tells_of_a_failure(self, error: MPI.Exception) -> bool:
+        """Whether a process is gone: an MPI with ULFM says so, at any call that has to do with it."""
+        gone = {self.mpi.ERR_PROC_FAILED, self.mpi.ERR_PROC_FAILED_PENDING, self.mpi.ERR_REVOKED} - {self.mpi.ERR_UNKNOWN}
+        return error.Get_error_class() in gone
 
     def _arrived(self) -> ControlMessage | None:
         """The first control message that is here, unless one of the same source is ahead of it."""
@@ -251,15 +270,21 @@ class MpiTransport:
             return
         leaving = self._leaving = self._leaving or self._control.Ibarrier()
 
+        def all_here() -> bool:
+            try:
+                return leaving.Test() and not self._outgoing
+            except self.mpi.Exception as error:
+                raise self.translated(error, "the barrier at the end of the job, over all ranks, also", self.rank, 0) from None
+
         def look_around() -> None:
             while self.poll_control() is not None:  # lets the others' last messages end
                 pass
             gone = self.check_peers(range(self.size))
-            if gone is not None and not leaving.Test():
+            if gone is not None and not all_here():
                 raise UnavailableError(f"rank {gone} ({self.hosts[gone]}, pid {self.pids[gone]}) is gone without a goodbye.")
 
         wait_until(
-            lambda: leaving.Test() and not self._outgoing,
+            all_here,
             lambda: f"the other {self.size - 1} ranks to end too",
             timeout_s=timeout_s,
             on_idle=look_around,
@@ -316,6 +341,19 @@ def _start_mpi(expected_size: int | None) -> tuple[Any, bool]:
             "some libraries must be built for it or told so (Cray: MPICH_MAX_THREAD_SAFETY=multiple).",
         )
     return MPI, starting
+
+
+def _say_last_words() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # closed, or the reader has gone
+            stream.flush()
+    time.sleep(_LAST_WORDS_S)
+
+
+def _survive_the_launchers_notice() -> None:
+    """Live with SIGUSR1, the notice of a death that MPICH's launcher sends to the other ranks with -disable-auto-cleanup."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)  # not SIG_IGN, which child processes would inherit
 
 
 @contextlib.contextmanager
