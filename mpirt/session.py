@@ -30,7 +30,7 @@ from mpirt.cluster.task import Task
 from mpirt.compiler.placer import Inventory, PlacementRules, default_master
 from mpirt.distributed.cluster import Cluster, cluster
 from mpirt.distributed.collective_session import CollectiveSession
-from mpirt.distributed.master import MasterSession
+from mpirt.distributed.master_session import MasterSession
 from mpirt.distributed.runner import Deadline, Runner, closed_error
 from mpirt.distributed.server import TARGET_SCHEME
 from mpirt.fetches import FetchMapper

@@ -29,7 +29,7 @@ class Reference:
         targets = list(fetches) if isinstance(fetches, list | tuple) else [fetches]
         targets = [t._as_tensor(False) if hasattr(t, "_as_tensor") else t for t in targets]
         values: dict[tuple[str, int], Any] = {(t.op.name, t.value_index): np.asarray(v, t.dtype.np_dtype) for t, v in (feeds or {}).items()}
-        self._compute(self.graph, targets, values)
+        self._compute(self.graph, [t for t in targets if isinstance(t, Operation) or (t.op.name, t.value_index) not in values], values)
         out = [None if isinstance(t, Operation) else _read(values[t.op.name, t.value_index]) for t in targets]
         return out if isinstance(fetches, list | tuple) else out[0]
 
@@ -66,7 +66,7 @@ class Reference:
                 assert value.dtype == tensor.dtype.np_dtype, f"{op.type}: dtype {value.dtype}, not {tensor.dtype.name}"
                 assert compatible(static, value.shape), f"{op.type}: shape {value.shape} contradicts the static shape {static}"
                 value = np.asarray(value)
-            values[op.name, tensor.value_index] = value
+            values.setdefault((op.name, tensor.value_index), value)  # one that is fed stays
         values.setdefault((op.name, 0), None)
 
 

@@ -21,14 +21,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mpirt.transport.base import IDLE_EVERY_S, Patience, log_stall
+from mpirt.transport.base import IDLE_EVERY_S, LONGEST_SLEEP_S, Patience, log_stall
 
 _log = logging.getLogger("mpirt")
 _FOLLOW_S = 1e-3  # a follower looks this often whether the leadership has become vacant
 # Two ranks that talk to each other must not both begin to sleep: a sleep takes 0.1 ms at least, and is the other's reason for one.
 _YIELD_S = 1e-3
 _SHORTEST_NAP_S, _LONGEST_NAP_S, _NAP_GROWTH = 50e-6, 1e-3, 1.5
-_BESIDE_A_LEADER_S = 5e-3
+_BESIDE_A_LEADER_S = 10e-3
 
 
 class _Follower:
@@ -73,8 +73,9 @@ class Progress:
         timeout_s: float | None = None,
         on_idle: Callable[[], None] | None = None,
         stall: Callable[[str], None] = log_stall,
+        longest_nap_s: float = LONGEST_SLEEP_S,
     ) -> None:
-        """Wait until ``ready()`` is true; see ``transport.base.wait_until`` for the parameters.
+        """Wait until ``ready()`` is true; see ``transport.base.wait_until`` for the parameters, and `Patience`.
 
         Raises
         ------
@@ -83,7 +84,7 @@ class Progress:
         """
         if ready():
             return
-        patience = Patience(what, timeout_s, stall, _YIELD_S)
+        patience = Patience(what, timeout_s, stall, _YIELD_S, longest_nap_s)
         follower = None
         while True:
             if self._leading.acquire(False) or (self._in_service and self._leading.acquire(timeout=_FOLLOW_S)):

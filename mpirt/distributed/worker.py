@@ -472,9 +472,9 @@ class _Step:
         session = self.program.session
         session.num_steps -= 1
         session.running.discard(self._executor)
-        if self.program.has_messages and not _idle(self._executor):
+        if self.program.has_messages and not self._executor.idle():
             session.draining.add(self._executor)
-            self._progress.when(partial(_idle, self._executor), partial(session.draining.discard, self._executor))
+            self._progress.when(self._executor.idle, partial(session.draining.discard, self._executor))
         self.program.took(self._seconds)
         if failure is None and not dead and not self._answered:
             self._answered = True
@@ -492,10 +492,6 @@ class _Step:
         elif failure is not None:
             record = self._worker.record(failure)
         self._worker.done(self._source, self._number, record, dead and record is None)
-
-
-def _idle(executor: Executor) -> bool:
-    return executor.drained() and not executor.pending()
 
 
 def _at_once() -> bool:

@@ -383,6 +383,10 @@ class Executor:
         """Whether all messages to this rank have come, also those that a failed step didn't take. The next step can't begin before."""
         return all([incoming.drained() for incoming in self._incoming])
 
+    def idle(self) -> bool:
+        """Whether no message of the last step is under way, to this rank or from it."""
+        return self.drained() and not self.pending()
+
     def drain(self) -> None:
         """After a failed step: wait until all messages to this rank have come."""
         for incoming in self._incoming:

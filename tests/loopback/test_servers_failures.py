@@ -12,9 +12,11 @@ import pytest
 
 import mpirt as tf
 from mpirt import errors
+from mpirt.cluster.cluster_spec import ClusterSpec
 from mpirt.distributed.cluster import Cluster
-from mpirt.distributed.control_pb2 import ErrorRecord, StepDone
-from mpirt.distributed.master import Step
+from mpirt.distributed.control_pb2 import ErrorRecord, Reply, StepDone
+from mpirt.distributed.master import Step, _Request
+from mpirt.transport.loopback import LoopbackWorld
 from tests.loopback.serving import served, session_on
 
 SEEDS = [None, 1, 2, 3]
@@ -263,6 +265,59 @@ def test_the_first_failure_is_the_one_that_counts() -> None:
     assert isinstance(step.error, errors.OutOfRangeError)
 
 
+def test_a_step_that_begins_while_its_session_closes_is_cancelled_and_waits_for_nobody() -> None:
+    def run(rank: int, cluster: Cluster) -> None:
+        with on(1):
+            y = tf.constant(1.0) + 1.0
+        session = session_on("worker:0", cluster)
+        session.run(y)
+        runner = session._runner
+        new_lane, runner._signatures = runner._new_lane, dict(runner._signatures)  # type: ignore[attr-defined]
+
+        def closing(signature: Any) -> Any:
+            session.close()
+            return new_lane(signature)
+
+        runner._new_lane = closing  # type: ignore[attr-defined,method-assign]
+        next(iter(runner._signatures.values())).lanes.clear()  # type: ignore[attr-defined]
+        with pytest.raises(errors.CancelledError, match=r"^the session was closed while this step was running\.$"):
+            session.run(y)
+        assert not cluster.master.steps and not cluster.plane.progress._suspended
+
+    served(2, run)
+
+
+class Watched(set[int]):
+    """Calls ``see()`` whenever a rank is taken out."""
+
+    def __init__(self, ranks: list[int], see: Any) -> None:
+        super().__init__(ranks)
+        self._see = see
+
+    def discard(self, rank: int) -> None:
+        self._see()
+        super().discard(rank)
+
+
+def test_whoever_sees_that_all_ranks_have_answered_sees_what_failed_too() -> None:
+    """The client's thread looks without a lock while another one handles the answer."""
+    failed = ErrorRecord(kind="OutOfRangeError", message="the end")
+
+    class NoMaster:
+        numbers = iter([1])
+
+    step = Step(NoMaster(), None, [1])  # type: ignore[arg-type]
+    seen: list[Any] = []
+    step.outstanding = Watched([1], lambda: seen.append(step.error))
+    step.hear(1, StepDone(step=1, error=failed))
+
+    master = Cluster(LoopbackWorld(1).transport(0), ClusterSpec({"worker": 1})).master
+    request = master._requests[7] = _Request(set())
+    request.missing = Watched([1], lambda: seen.append(request.error))
+    master._reply(1, Reply(request=7, error=failed))
+    assert [type(error) for error in seen] == [errors.OutOfRangeError] * 2
+
+
 @pytest.mark.parametrize("seed", [None, 1])
 def test_a_session_that_is_dropped_without_being_closed_is_forgotten_by_its_ranks(seed: int | None) -> None:
     def run(rank: int, cluster: Cluster) -> None:
@@ -299,3 +354,37 @@ def with_services(client: Any) -> Any:
         return client(rank, cluster)
 
     return run
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("ends", ["failure", "deadline", "close"])
+def test_a_step_that_ends_is_cancelled_where_it_waits_and_takes_nothing_later(ends: str, seed: int | None) -> None:
+    """Rank 2 waits for an element of a queue: an element that comes afterwards belongs to the next step."""
+
+    def run(rank: int, cluster: Cluster) -> None:
+        x = tf.placeholder(tf.int32, [])
+        with on(1):
+            picked = tf.gather([1.0, 2.0], x)
+        with on(2):
+            queue = tf.FIFOQueue(10, tf.float32, shapes=[[]], shared_name="jobs")
+            taken = queue.dequeue()
+            put = queue.enqueue(tf.constant(5.0))
+        with session_on("worker:0", cluster) as session:
+            if ends == "failure":
+                with pytest.raises(errors.InvalidArgumentError):
+                    session.run([picked, taken], {x: 7})
+            elif ends == "deadline":
+                with pytest.raises(errors.DeadlineExceededError, match="waiting for tensor 'fifo_queue_Dequeue:0' from .*task:2"):
+                    session.run([picked, taken], {x: 0}, options=tf.RunOptions(timeout_in_ms=100))
+            else:
+                other = session_on("worker:1", cluster)
+                thread = threading.Thread(target=lambda: pytest.raises(errors.CancelledError, other.run, [picked, taken], {x: 0}))
+                thread.start()
+                while not other._runner._running:  # type: ignore[attr-defined]
+                    time.sleep(1e-3)
+                other.close()
+                thread.join()
+            session.run(put)
+            assert session.run([picked, taken], {x: 1}) == [2, 5]
+
+    served(3, run, seed=seed)

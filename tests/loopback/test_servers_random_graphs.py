@@ -34,8 +34,10 @@ class Grown(Built):
 
     def __init__(self, nodes: Nodes, length: int) -> None:
         self.length = length
-        with tf.device("/job:worker/task:1"):
-            self.variables = [tf.Variable(np.full(length, 3, np.float32), name="far")]
+        self.variables = []  # that no operation of a step changes: a body's reads of others would have no place in its order
+        for task in range(4):
+            with tf.device(f"/job:worker/task:{task}"):
+                self.variables.append(tf.Variable(np.full(length, task + 3, np.float32), name="far"))
         super().__init__(nodes, length)
         self.initializers += [v.initializer for v in self.variables]
 
@@ -52,11 +54,6 @@ class Grown(Built):
             self.numbers.append(tf.py_func(halved, [x], tf.float32))
         elif kind == "random":
             self.numbers.append(x + tf.random_normal([length], seed=a % 50 + 1))
-        elif kind == "variable":
-            v = tf.Variable(np.full(length, a % 7, np.float32))
-            self.variables.append(v)
-            with tf.control_dependencies([v.assign_add(tf.reshape(x, [length])).op]):
-                self.numbers.append(v.read_value())
         else:
             super()._add(kind, length, a, b, c)
 

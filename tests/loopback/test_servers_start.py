@@ -109,6 +109,7 @@ def test_a_client_that_gave_up_and_closed_leaves_nothing_for_a_server_that_comes
     def script(rank: int, cluster: Cluster) -> Any:
         if rank == 1:
             closed.wait(10)
+            cluster.plane.poll_all()  # it hears of the session's beginning and end before it has a server
         server = tf.train.Server(cluster)
         if rank == 0:
             with tf.device("/job:worker/task:1"):

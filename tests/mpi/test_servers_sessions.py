@@ -277,3 +277,33 @@ def test_two_hundred_sessions_come_and_go(rank: int) -> None:
         assert used[-1] == used[20], "the same tags again"
     server.join()
     assert cluster.service.worker.num_sessions == 0
+
+
+@pytest.mark.ranks(3, timeout=120)
+def test_three_ranks_that_compute_and_step_at_once_all_get_on_with_it(rank: int) -> None:
+    """More busy ranks than this machine may have cores: each is client, server and computes in Python besides."""
+    server = tf.train.Server({"worker": 3})
+    stop = threading.Event()
+
+    def compute() -> None:
+        while not stop.is_set():
+            sum(range(1000))
+
+    x = tf.placeholder(tf.float32, [])
+    y: Any = x
+    for task in range(3):
+        with on((rank + task) % 3):
+            y = y + 1.0
+    thread = threading.Thread(target=compute, daemon=True)
+    thread.start()
+    longest = 0.0
+    with tf.Session(server.target) as session:
+        for i in range(150):
+            start = time.perf_counter()
+            assert session.run(y, {x: float(i)}) == i + 3
+            if i:  # the first waits for the other ranks to start
+                longest = max(longest, time.perf_counter() - start)
+    stop.set()
+    thread.join()
+    assert longest < 5, longest
+    server.join()

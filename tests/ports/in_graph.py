@@ -89,10 +89,9 @@ def train(master, cluster):
             grads = average_gradients(tower_grads)
             mean_loss = tf.add_n(losses) / num_workers
         apply_gradient_op = opt.apply_gradients(grads, global_step=global_step)
-        variable_averages = tf.train.ExponentialMovingAverage(0.95, global_step)
+        variable_averages = tf.train.ExponentialMovingAverage(0.95)
         variables = tf.trainable_variables()
-        with tf.control_dependencies([apply_gradient_op]):
-            train_op = variable_averages.apply(variables)
+        average_op = variable_averages.apply(variables)
         close_op = tf.group(*[queue.close(cancel_pending_enqueues=True) for queue, _, _, _ in towers])
         sizes = [queue.size() for queue, _, _, _ in towers]
         init = tf.global_variables_initializer()
@@ -111,7 +110,8 @@ def train(master, cluster):
         for thread in threads:
             thread.start()
         for step in range(FLAGS.steps):
-            _, loss_value, rate = sess.run([train_op, mean_loss, lr])
+            _, loss_value, rate = sess.run([apply_gradient_op, mean_loss, lr])
+            sess.run(average_op)
             assert not np.isnan(loss_value), "Model diverged with loss = NaN"
             history.append(float(loss_value))
             if step % 20 == 0:
