@@ -55,6 +55,7 @@ from mpirt.transport.base import ControlMessage, Transport
 _log = logging.getLogger("mpirt")
 
 _STATUS_AFTER_S = 1.0  # a rank that has waited this long tells rank 0 where it stands, then each time the wait doubles
+_LOOK_S = 0.01
 _ENDING_S = 5.0  # a launcher takes less to end the ranks of an aborted job
 
 
@@ -157,6 +158,7 @@ class ControlPlane:
         self.status: Callable[[str], Status | None] = lambda waiting_for: None
         self.on_poll: Callable[[], None] = lambda: None
         self._others = [r for r in range(transport.size) if r != transport.rank]
+        self._look_at = 0.0  # time of the next look at the other processes
         self._ending_until = 0.0  # a rank ends the job and has said why: its death is no news
 
     def serve(self, handlers: dict[Kind, Handler]) -> None:
@@ -262,7 +264,14 @@ class ControlPlane:
                 tell(rank, error)
 
     def look_for_losses(self) -> None:
-        """See whether processes of this host are gone; the other hosts' ranks are told. The job isn't broken by it."""
+        """See whether processes of this host are gone; the other hosts' ranks are told. The job isn't broken by it.
+
+        Looks every 10 ms at most, so call it freely in a wait.
+        """
+        now = time.perf_counter()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_S
         dead = self.transport.check_peers([r for r in self._others if r not in self.lost])
         if dead is not None and time.perf_counter() > self._ending_until:
             self._lose(dead)

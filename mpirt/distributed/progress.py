@@ -6,7 +6,8 @@ that poll at once take the interpreter lock from each other for milliseconds. Gu
 
 - a wait returns when its condition holds, whichever thread found out;
 - what is carried on, and every handler of a control message, runs under the leadership: never two at once;
-- a leader whose wait is over goes; a follower or the service thread takes over within a millisecond.
+- a leader whose wait is over goes; a follower or the service thread takes over within a millisecond, or the 64th part of
+  the time that it has waited.
 
 Owns: who polls, and how waits share it. Does not own: messages (``control``), what is carried on (``worker``).
 Background: progress in MPI-4.0 section 2.9 is made by whoever calls; the same idea one floor up.
@@ -24,7 +25,8 @@ import numpy as np
 from mpirt.transport.base import IDLE_EVERY_S, LONGEST_SLEEP_S, Patience, log_stall
 
 _log = logging.getLogger("mpirt")
-_FOLLOW_S = 1e-3  # a follower looks this often whether the leadership has become vacant
+# A follower looks this often whether the leadership has become vacant; less often once it has followed for long, since that costs.
+_FOLLOW_S, _LONGEST_FOLLOW_S, _FOLLOW_SHARE = 1e-3, 5e-3, 1 / 64
 # Two ranks that talk to each other must not both begin to sleep: a sleep takes 0.1 ms at least, and is the other's reason for one.
 _YIELD_S = 1e-3
 _SHORTEST_NAP_S, _LONGEST_NAP_S, _NAP_GROWTH = 50e-6, 1e-3, 1.5
@@ -85,6 +87,7 @@ class Progress:
         if ready():
             return
         patience = Patience(what, timeout_s, stall, _YIELD_S, longest_nap_s)
+        follow_s = _FOLLOW_S
         follower = None
         while True:
             if self._leading.acquire(False) or (self._in_service and self._leading.acquire(timeout=_FOLLOW_S)):
@@ -96,12 +99,13 @@ class Progress:
                     self._leading.release()
             if follower is None:
                 follower = _Follower(ready)
-            self._follow(follower)
+            self._follow(follower, follow_s)
             if follower.error is not None:
                 raise follower.error
             if follower.done:
                 return
-            patience.check()
+            waited_s = patience.check() - patience.start
+            follow_s = min(max(_FOLLOW_S, waited_s * _FOLLOW_SHARE), _LONGEST_FOLLOW_S)
 
     def spin(self, ready: Callable[[], bool], seconds: float) -> bool:
         """Lead for a short time, in the place of whoever leads; True once ``ready()`` is."""
@@ -241,10 +245,10 @@ class Progress:
         follower.bell.release()
         return True
 
-    def _follow(self, follower: _Follower) -> None:
+    def _follow(self, follower: _Follower, seconds: float) -> None:
         self._followers.append(follower)
         try:
-            follower.bell.acquire(timeout=_FOLLOW_S)
+            follower.bell.acquire(timeout=seconds)
         finally:  # also at an interrupt of this thread
             self._followers.remove(follower)
         while self._testing is follower:  # the leader may be in the middle of what only one thread may do

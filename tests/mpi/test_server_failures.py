@@ -349,7 +349,7 @@ def cpu_seconds(job: Job, rank: int) -> float:
 
 
 def test_a_rank_in_join_uses_less_than_5_percent_of_a_core_when_nothing_happens(mpirun: Mpirun) -> None:
-    """Also one with a step of another rank that is blocked there, and its client."""
+    """Rank 2 only joins. Rank 0 joins and has a step that is blocked there, for rank 1, which waits for it and joins, too."""
     script = START + PS_FIRST + """
 if rank == 1:
     session = tf.Session(server.target)
@@ -370,6 +370,6 @@ server.join()
             time.sleep(4)
             took = time.monotonic() - began
             shares = [(cpu_seconds(job, rank) - b) / took for rank, b in enumerate(before)]
-        if max(shares) < 0.05:
+        if shares[2] < 0.05 and max(shares) < 0.08:
             return
     pytest.fail(f"shares of a core: {shares}")
