@@ -8,6 +8,7 @@ clear error. Nothing is evaluated.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -162,6 +163,7 @@ class NodeTable:
             graph_def = graph_pb2.GraphDef.FromString(message.graph_def)
         except DecodeError:
             raise errors.InvalidArgumentError(f"a GraphDef of {len(message.graph_def)} bytes can't be parsed.") from None
+        _check_tensors(graph_def)
         for spec in message.foreign:
             self._declare(spec)
         loading = [self._constant(constant) for constant in message.constants]
@@ -187,6 +189,18 @@ class NodeTable:
             raise errors.ResourceExhaustedError(f"large constant {name!r} of shape {shape}: {error}") from None
         self.made[name] = self.graph.create_op("Const", (), {"dtype": dtype, "value": array}, f"{name}/")
         return array, constant.tag
+
+
+def _check_tensors(graph_def: Any) -> None:
+    """Refuse tensors that would take far more memory than their message: ours are written in full, as bytes or as strings."""
+    nodes = [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]
+    for node in nodes:
+        for attr in node.attr.values():
+            case = attr.WhichOneof("value")
+            for tensor in [attr.tensor] if case == "tensor" else attr.list.tensor if case == "list" else ():
+                size, held = math.prod([dim.size for dim in tensor.tensor_shape.dim]), len(tensor.string_val)
+                if size > held and not tensor.tensor_content:  # whose size is compared when it is read
+                    raise errors.InvalidArgumentError(f"node {node.name!r} has a tensor of {size} elements, but only {held} are there.")
 
 
 # ---------------------------------------------------------------------------------------------------------- program
