@@ -63,11 +63,11 @@ def on_cpu(*tasks: str) -> str:
 @pytest.mark.parametrize(
     ("n", "table", "hosted"),
     [
-        (None, None, [on_cpu(*TASKS)]),
-        (2, None, [on_cpu(*TASKS[:2]), on_cpu(*TASKS[2:])]),
+        pytest.param(None, None, [on_cpu(*TASKS)], marks=pytest.mark.one_mpi),
+        pytest.param(2, None, [on_cpu(*TASKS[:2]), on_cpu(*TASKS[2:])], marks=pytest.mark.one_mpi),
         (4, None, [on_cpu(task) for task in TASKS]),
         (4, "hostfiles/digits-4.toml", [on_cpu(task) for task in TASKS]),
-        (6, None, [*(on_cpu(task) for task in TASKS), "spare", "spare"]),
+        pytest.param(6, None, [*(on_cpu(task) for task in TASKS), "spare", "spare"], marks=pytest.mark.one_mpi),
     ],
     ids=["python", "2-ranks", "4-ranks", "4-ranks-by-table", "6-ranks"],
 )
@@ -96,6 +96,7 @@ def test_it_learns_the_same_on_any_number_of_ranks_and_reports_on_rank_0_only(
     np.testing.assert_allclose(losses, of_one_process, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.one_mpi
 def test_two_runs_with_one_rank_table_and_seed_are_equal_bit_for_bit(train: Train) -> None:
     first, again = (train(4, "--epochs", "3", "--seed", "3", table="hostfiles/digits-4.toml")[1] for _ in range(2))
     other = train(None, "--epochs", "3", "--seed", "4")[1]
@@ -103,6 +104,7 @@ def test_two_runs_with_one_rank_table_and_seed_are_equal_bit_for_bit(train: Trai
     assert not np.allclose(first, other), "the seed changes nothing"
 
 
+@pytest.mark.one_mpi
 def test_on_a_terminal_it_shows_a_progress_bar() -> None:
     """In one process; mpirun gives ranks no terminal."""
     terminal, theirs = pty.openpty()

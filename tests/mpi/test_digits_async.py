@@ -41,7 +41,15 @@ def described(history: History, chosen: npt.NDArray[np.bool_]) -> str:
 
 @pytest.mark.parametrize(
     ("n", "ps", "workers"),
-    [(None, 2, 2), (2, 2, 2), (3, 2, 2), (4, 2, 2), (5, 2, 2), (None, 1, 3), (4, 1, 3)],
+    [
+        pytest.param(None, 2, 2, marks=pytest.mark.one_mpi),
+        (2, 2, 2),
+        pytest.param(3, 2, 2, marks=pytest.mark.one_mpi),
+        (4, 2, 2),
+        pytest.param(5, 2, 2, marks=pytest.mark.one_mpi),
+        pytest.param(None, 1, 3, marks=pytest.mark.one_mpi),
+        (4, 1, 3),
+    ],
     ids=["python", "2-ranks", "3-ranks", "4-ranks", "5-ranks", "python-1-ps-3-workers", "4-ranks-1-ps-3-workers"],
 )
 def test_workers_at_their_own_pace_lose_no_update_and_learn_like_the_synchronous_job(
@@ -77,6 +85,7 @@ def test_workers_at_their_own_pace_lose_no_update_and_learn_like_the_synchronous
     assert "update" not in result.stderr, "a progress bar, though this is no terminal"
 
 
+@pytest.mark.one_mpi
 def test_one_worker_misses_no_update_and_gets_the_same_losses_wherever_it_runs(train: Train) -> None:
     options = ["--workers", "1", "--epochs", "3"]
     alone = train(None, *options)[1]

@@ -33,6 +33,7 @@ RANDOM = """
 """
 
 
+@pytest.mark.one_mpi
 def test_random_numbers_are_the_same_on_any_number_of_ranks(mpirun: Any) -> None:
     printed = {n: mpirun(n, RANDOM).stdout.split("\n")[:-1] for n in (None, 1, 2, 3, 4, 5)}
     assert {n: len(lines) for n, lines in printed.items()} == {None: 1, 1: 1, 2: 2, 3: 3, 4: 4, 5: 5}

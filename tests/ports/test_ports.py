@@ -12,6 +12,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize("command", TENSORFLOW)
+@pytest.mark.one_mpi
 def test_a_script_gives_tensorflows_numbers_in_one_process(mpirun: Any, command: str) -> None:
     (mine,) = results(mpirun, None, command)
     assert_agree(json.loads(mine), TENSORFLOW[command])
