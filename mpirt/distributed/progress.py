@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mpirt.transport.base import IDLE_EVERY_S, LONGEST_SLEEP_S, Patience, log_stall
+from mpirt.transport.base import IDLE_EVERY_S, Patience, log_stall
 
 _log = logging.getLogger("mpirt")
 # A follower looks this often whether the leadership has become vacant; less often once it has followed for long, since that costs.
@@ -75,9 +75,8 @@ class Progress:
         timeout_s: float | None = None,
         on_idle: Callable[[], None] | None = None,
         stall: Callable[[str], None] = log_stall,
-        longest_nap_s: float = LONGEST_SLEEP_S,
     ) -> None:
-        """Wait until ``ready()`` is true; see ``transport.base.wait_until`` for the parameters, and `Patience`.
+        """Wait until ``ready()`` is true; see ``transport.base.wait_until`` for the parameters.
 
         Raises
         ------
@@ -86,7 +85,7 @@ class Progress:
         """
         if ready():
             return
-        patience = Patience(what, timeout_s, stall, _YIELD_S, longest_nap_s)
+        patience = Patience(what, timeout_s, stall, _YIELD_S)
         follow_s = _FOLLOW_S
         follower = None
         while True:

@@ -30,7 +30,6 @@ _SWITCH_INTERVAL_S = 2e-4
 _PYTHONS_INTERVAL_S = 5e-3
 _COLLECT_S = 0.01
 _LOOK_S = 0.01  # between two looks at lost ranks and at the threads of the script
-_LONGEST_NAP_S = 2e-3  # in join: half the cost of 1 ms, 3 % of a core
 
 
 class Service:
@@ -135,7 +134,7 @@ class Service:
         self._collect_s = 0.0
         self._joining.append(me)
         try:
-            self.plane.progress.wait(self._is_over, self._describe_busy, 0, self._watch_join, _quiet, _LONGEST_NAP_S)
+            self.plane.progress.wait(self._is_over, self._describe_busy, 0, self._watch_join, _quiet)
         except Abandoned as abandoned:
             raise abandoned.error.with_traceback(None) from None
         finally:

@@ -167,7 +167,7 @@ class Transport(Protocol):
 _SPIN_S = 50e-6
 _YIELD_S = 150e-6  # ends this long after the wait began, or something happened
 IDLE_EVERY_S = 100e-6
-_SHORTEST_SLEEP_S, LONGEST_SLEEP_S, _SLEEP_GROWTH = 50e-6, 1e-3, 1.5
+_SHORTEST_SLEEP_S, _LONGEST_SLEEP_S, _SLEEP_GROWTH = 50e-6, 1e-3, 1.5
 _LONG_S, _LONG_SLEEP_S = 0.2, 2e-3  # a wait for so long in vain costs half as much from then on
 
 
@@ -185,11 +185,10 @@ class Patience:
     timeout_s : deadline in seconds, 0 = none; default is the setting MPIRT_TIMEOUT_S
     stall : is given a report after MPIRT_STALL_S seconds, and again each time the wait has doubled
     yield_s : how long to yield before the first sleep
-    longest_sleep_s : sleeps grow to this, and to 2 ms in waits that have taken long
     """
 
     __slots__ = (
-        "start", "_what", "_timeout_s", "_deadline_s", "_next_report_s", "_stall", "_busy", "_pause_s", "_yield_s", "_longest_sleep_s",
+        "start", "_what", "_timeout_s", "_deadline_s", "_next_report_s", "_stall", "_busy", "_pause_s", "_yield_s",
     )  # fmt: skip
 
     def __init__(
@@ -198,10 +197,8 @@ class Patience:
         timeout_s: float | None = None,
         stall: Callable[[str], None] = log_stall,
         yield_s: float = _YIELD_S,
-        longest_sleep_s: float = LONGEST_SLEEP_S,
     ) -> None:
         self._yield_s = yield_s
-        self._longest_sleep_s = longest_sleep_s
         self.start = self._busy = time.perf_counter()
         self._what = what
         self._timeout_s = timeout_s
@@ -244,7 +241,7 @@ class Patience:
             os.sched_yield()
         else:
             sleep(self._pause_s)
-            longest_s = self._longest_sleep_s if idle_s < _LONG_S else max(self._longest_sleep_s, _LONG_SLEEP_S)
+            longest_s = _LONGEST_SLEEP_S if idle_s < _LONG_S else _LONG_SLEEP_S
             self._pause_s = min(self._pause_s * _SLEEP_GROWTH, longest_s)
 
     def awake(self) -> None:
