@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,9 @@ class Everything:
 
     def held(self) -> dict[str, int]:
         """Numbers of things, once the ranks have come to rest."""
+        end = time.perf_counter() + 10
+        while any(cluster.plane.progress._suspended for cluster in self.clusters.values()) and time.perf_counter() < end:
+            time.sleep(1e-3)
         world = self.clusters[0].transport.world  # type: ignore[attr-defined]
         found = {"channels": len(world._channels)}
         for rank, cluster in self.clusters.items():
