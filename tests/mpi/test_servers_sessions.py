@@ -31,6 +31,13 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(1e-3)
 
 
+def put(path: Path, text: str) -> None:
+    """Make a file that is whole as soon as it is there."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(text)
+    new.rename(path)
+
+
 @pytest.mark.ranks([1, 2, 3], timeout=90)
 def test_clients_on_all_ranks_and_threads_add_on_all_ranks_and_nothing_is_lost(rank: int, nranks: int, shared_path: Path) -> None:
     server = tf.train.Server({"worker": nranks})
@@ -132,7 +139,7 @@ def test_a_step_is_one_message_out_and_one_back_for_each_rank_it_touches(rank: i
 def test_a_session_opens_late_servers_after_deadlines_that_named_them(rank: int, shared_path: Path) -> None:
     """Rank 1 computes in Python without a server or a call of ours; rank 2 comes late."""
     tf.cluster({"worker": 3})
-    (shared_path / f"pid {rank}").write_text(str(os.getpid()))
+    put(shared_path / f"pid {rank}", str(os.getpid()))
     if rank:
         until((shared_path / "gave up").exists)
     server = tf.train.Server()
@@ -163,7 +170,7 @@ def test_a_clash_on_a_shared_variable_names_both_files_and_lines(rank: int, shar
     with tf.Session(server.target) as session:
         if rank == 0:
             session.run(v.initializer)
-            (shared_path / "place").write_text(v.op.location)
+            put(shared_path / "place", v.op.location)
         else:
             until((shared_path / "place").exists)
             with pytest.raises(errors.InvalidArgumentError) as caught:
