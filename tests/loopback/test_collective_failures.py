@@ -54,7 +54,11 @@ def fail_below_zero(x: float) -> float:
 
 @pytest.mark.parametrize("fetch_on", ["all", "owner"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_kernel_error_is_the_same_on_all_ranks_and_leaves_nothing_behind(seed: int | None, fetch_on: str) -> None:
+def test_a_kernel_error_is_the_same_on_all_ranks_and_leaves_nothing_behind(
+    seed: int | None, fetch_on: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_STATUS_AFTER_S", 60.0)  # the traffic is counted: nobody tells where it stands
+
     def script(rank: int, cluster: Cluster) -> Any:
         x, y = chain(fail_below_zero)
         with tf.Session(cluster=cluster, fetch_on=fetch_on) as session:
