@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mpirt.cluster.task import Task
-from mpirt.compiler.partition import partition
-from mpirt.compiler.placer import DeviceName, PlacementRules, place
+from mpirt.compiler.placer import DeviceName, PlacementRules
+from mpirt.compiler.planning import make_plan
 from mpirt.compiler.program import Program, is_state, link
-from mpirt.compiler.prune import prune
-from mpirt.compiler.schedule import schedule
-from mpirt.compiler.verify import verify
 from mpirt.graph.function import Function
 from mpirt.graph.graph import Operation, Tensor
 
@@ -24,14 +21,9 @@ def compile_body(body: Function, device: DeviceName, devices: Sequence[str]) -> 
 
     Its fetches are the outputs of the body, then its control outputs.
     """
-    fed = set(body.inputs)
     fetches: tuple[Tensor | Operation, ...] = (*body.outputs, *body.control_outputs)
-    needed = prune(fetches, fed)
-    placing = sorted({*needed, *(t.op for t in fed)}, key=lambda op: op.index)
     beside = {t.op: device for t in body.inputs if is_state(t)}
-    placement = place(body.graph, placing, {device.task: devices}, PlacementRules(device.task), beside)
-    plan = partition(schedule(needed, placement, fed), placement, fetches, body.inputs)
-    verify(plan)
+    plan = make_plan(body.graph, fetches, body.inputs, {device.task: devices}, PlacementRules(device.task), beside)
     return link(plan, _this_rank, 0, 1)
 
 

@@ -15,8 +15,9 @@ from mpirt import dtypes
 from mpirt.cluster.task import Task
 from mpirt.compiler.placer import DeviceName, Placement, resource_inputs
 from mpirt.compiler.prune import control_producers
+from mpirt.dtypes import DType
 from mpirt.graph.graph import Operation, Tensor
-from mpirt.graph.shapes import num_elements
+from mpirt.graph.shapes import Shape, num_elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class Edge:
     @property
     def nbytes(self) -> int | None:
         """Bytes of the tensor, None if its shape is not known while compiling; 1 for a control dependency."""
-        return tensor_nbytes(self.source)
+        source = self.source
+        return message_nbytes(None, ()) if isinstance(source, Operation) else message_nbytes(source.dtype.base_dtype, source.static_shape)
 
     def __str__(self) -> str:
         return f"{self.name} {self.src} -> {self.dst}"
@@ -159,10 +161,9 @@ class _Crossing:
         return self._known[key]
 
 
-def tensor_nbytes(source: Tensor | Operation) -> int | None:
-    """Bytes of one message with ``source``: None if only known at run time, 1 for the end of an operation."""
-    if isinstance(source, Operation):
+def message_nbytes(dtype: DType | None, shape: Shape) -> int | None:
+    """Bytes of one message: None if only known at run time, 1 for the end of an operation, which has no ``dtype``."""
+    if dtype is None:
         return 1
-    count = num_elements(source.static_shape)
-    size = source.dtype.base_dtype.size
-    return None if count is None or size == 0 else count * size
+    count = num_elements(shape)
+    return None if count is None or dtype.size == 0 else count * dtype.size

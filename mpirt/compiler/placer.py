@@ -335,14 +335,14 @@ def choose_device(spec: DeviceSpec, group: Sequence[Operation], inventory: Inven
     index = spec.device_index
     name = f"{wanted}:{_first_index(have, wanted) if index is None else index}"
     if name in have and wanted in usable:
-        return _device_name(task, name)
+        return device_name(task, name)
     if rules.soft:
         kind = wanted if wanted in usable else "CPU" if "CPU" in usable else usable[0]
-        return _device_name(task, f"{kind}:{_first_index(have, kind)}")
+        return device_name(task, f"{kind}:{_first_index(have, kind)}")
     op = next((op for op in group if op.device), group[0])
     if name in have:
         lacking = next(op for op in group if not _can_run(op, wanted))
-        raise _no_kernel(lacking, _device_name(task, name), "pin it to a CPU, or use ConfigProto(allow_soft_placement=True).")
+        raise _no_kernel(lacking, device_name(task, name), "pin it to a CPU, or use ConfigProto(allow_soft_placement=True).")
     gpu = " To try GPUs without having one, set MPIRT_EMULATED_GPUS=1." if wanted == "GPU" and "GPU" not in kinds else ""
     raise errors.InvalidArgumentError(
         f"cannot place {op.name!r} ({op.type}) on {op.device or spec}: {task} has no device {wanted}:{'*' if index is None else index};"
@@ -453,7 +453,8 @@ def _first_index(have: Sequence[str], kind: str) -> int:
     return min((int(name.partition(":")[2]) for name in have if name.startswith(kind + ":")), default=0)
 
 
-def _device_name(task: Task, local: str) -> DeviceName:
+def device_name(task: Task, local: str) -> DeviceName:
+    """The device ``local`` ("CPU:0") of a task."""
     kind, _, index = local.partition(":")
     return DeviceName(task, kind, int(index))
 

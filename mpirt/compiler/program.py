@@ -10,14 +10,13 @@ Pure data: the executor turns each instruction into a bound call once.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from mpirt import dtypes
 from mpirt.cluster.task import Task
-from mpirt.compiler.partition import Plan
+from mpirt.compiler.partition import Plan, message_nbytes
 from mpirt.compiler.placer import DeviceName
 from mpirt.dtypes import DType
 from mpirt.graph.function import ARG
@@ -49,9 +48,7 @@ class Transfer:
     @property
     def nbytes(self) -> int | None:
         """Bytes of the message, None if only known at run time, 1 for a token."""
-        if self.dtype is None:
-            return 1
-        return None if self.shape is None or self.dtype.size == 0 else math.prod(self.shape) * self.dtype.size
+        return message_nbytes(self.dtype, self.shape)
 
     def __str__(self) -> str:
         return f"{self.name} from {self.src} (rank {self.src_rank}) to rank {self.dst_rank}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from mpirt import errors
 from mpirt.compiler.partition import Plan
-from mpirt.compiler.placer import DeviceName, PlacementRules, place
+from mpirt.compiler.placer import DeviceName, PlacementRules
 from mpirt.compiler.planning import make_plan
 from mpirt.compiler.program import Program, link
 from mpirt.compiler.prune import PLACEHOLDERS, prune
@@ -21,7 +21,7 @@ from mpirt.distributed.cluster import Cluster
 from mpirt.distributed.collective import Call
 from mpirt.distributed.reports import dump_program, print_placement
 from mpirt.distributed.results import as_results
-from mpirt.distributed.runner import Deadline, Leaves, closed_error, not_run_error
+from mpirt.distributed.runner import Deadline, Leaves, Places, closed_error, not_run_error, traffic_of
 from mpirt.graph.graph import Graph, Operation, Tensor
 from mpirt.graph.op_def import Pending
 from mpirt.graph.user_code import caller_line
@@ -87,8 +87,7 @@ class CollectiveSession:
         self._state = SessionState(ResourceManager(), cluster.devices)
         self._steps: dict[Leaves, list[_Step]] = {}
         self._by_key: dict[tuple[Leaves, frozenset[Tensor]], _Step] = {}
-        self._placed: dict[Operation, DeviceName] = {}
-        self._pinned: dict[Operation, DeviceName] = {}
+        self._places = Places()
         self._deadline: Deadline | None = None  # of the step under way
         self._lock = threading.RLock()  # held during a step; a py_func may run another one in it
         self._closed = False
@@ -156,8 +155,7 @@ class CollectiveSession:
 
     def _with_origin(self, failure: Failure) -> Exception:
         """This rank's error, saying where it is."""
-        where = f", {failure.device}" if failure.device is not None else ""
-        origin = f"{self._cluster.describe_rank(self._cluster.rank)}{where}"
+        origin = self._cluster.plane.origin(failure.device)
         if isinstance(failure.error, errors.OpError):
             failure.error.origin = failure.error.origin or origin
             return failure.error
@@ -242,7 +240,7 @@ class CollectiveSession:
 
     def _compile(self, leaves: Leaves, feeds: Mapping[Tensor, Any]) -> _Step:
         cluster = self._cluster
-        plan = make_plan(self._graph, leaves, feeds.keys(), cluster.inventory, self._rules, self._pinned)
+        plan = make_plan(self._graph, leaves, feeds.keys(), cluster.inventory, self._rules, self._places.pinned)
         program = link(plan, cluster.rank_of, cluster.rank, cluster.size, self._fetch_on)
 
         def host_of(tensor: Tensor) -> int:
@@ -264,23 +262,18 @@ class CollectiveSession:
         # What this rank's feed keys mean may have changed.
         self._by_key = {k: s for k, s in self._by_key.items() if k[0] != leaves}
         self.num_signatures += 1
-        for op, device in step.plan.placement.items():
-            self._placed[op] = device
-            if op.definition.stateful:
-                self._pinned[op] = device
+        self._places.add(step.plan.placement)
 
     def _report(self, step: _Step, program: Program) -> None:
         dump_program(program, self._number, step.number, self._cluster.rank)
         if self._log_placement and self._cluster.rank == 0:
-            print_placement(step.plan.placement, self._placed)
+            print_placement(step.plan.placement, self._places.known)
 
     # ---- looking
 
     def placement(self) -> dict[Operation, DeviceName]:
         """Device of every operation of the graph; see ``Runner.placement``."""
-        found = place(self._graph, self._graph.get_operations(), self._cluster.inventory, self._rules, self._pinned)
-        found.update(self._placed)
-        return found
+        return self._places.of(self._graph, self._cluster.inventory, self._rules)
 
     def traffic(self, leaves: Leaves, feed_keys: Collection[Tensor]) -> dict[str, int]:
         """Messages and bytes of one step, over all ranks; see ``Runner.traffic``."""
@@ -288,8 +281,7 @@ class CollectiveSession:
         step = next((s for s in self._steps.get(leaves, ()) if feeds <= s.feeds), None)
         if step is None:
             raise not_run_error()
-        transfers = link(step.plan, self._cluster.rank_of, self._cluster.rank, self._cluster.size, self._fetch_on).transfers
-        return {"messages": len(transfers), "nbytes": sum(t.nbytes or 0 for t in transfers)}
+        return traffic_of(link(step.plan, self._cluster.rank_of, self._cluster.rank, self._cluster.size, self._fetch_on))
 
     # ---- the end
 

@@ -161,6 +161,11 @@ class ControlPlane:
         self._look_at = 0.0  # time of the next look at the other processes
         self._ending_until = 0.0  # a rank ends the job and has said why: its death is no news
 
+    def origin(self, device: object = None) -> str:
+        """Where an error comes from, if it comes from here: this rank, and the device if it is known."""
+        here = self.describe_rank(self.transport.rank)
+        return here if device is None else f"{here}, {device}"
+
     def serve(self, handlers: dict[Kind, Handler]) -> None:
         """Have messages of these kinds handled, also those that have come already: another rank may be up before this one."""
         self.handlers.update(handlers)
@@ -211,7 +216,7 @@ class ControlPlane:
             what = f"unknown kind {message.kind}" if isinstance(error, KeyError) else f"malformed {Kind(message.kind).name}"
             self.reject(source, message.kind, errors.InvalidArgumentError(
                 f"control message of {len(message.payload)} bytes from {self.describe_rank(source)} refused: {what}.",
-                origin=self.describe_rank(self.transport.rank),
+                origin=self.origin(),
             ))  # fmt: skip
             return
         handler = self.handlers.get(kind)
@@ -352,7 +357,7 @@ class ControlPlane:
         try:
             self.progress.wait(ready, what, timeout_s, self.watch(what))
         except errors.DeadlineExceededError as error:
-            error.origin = self.describe_rank(self.transport.rank)
+            error.origin = self.origin()
             self.break_job(error)
             raise Abandoned(self.broken or error) from None
 

@@ -356,11 +356,9 @@ class Gone(_message.Message):
     def __init__(self, rank: _Optional[int] = ...) -> None: ...
 
 class Rest(_message.Message):
-    __slots__ = ("round", "resting", "busy_with")
-    ROUND_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("resting", "busy_with")
     RESTING_FIELD_NUMBER: _ClassVar[int]
     BUSY_WITH_FIELD_NUMBER: _ClassVar[int]
-    round: int
     resting: bool
     busy_with: str
-    def __init__(self, round: _Optional[int] = ..., resting: bool = ..., busy_with: _Optional[str] = ...) -> None: ...
+    def __init__(self, resting: bool = ..., busy_with: _Optional[str] = ...) -> None: ...

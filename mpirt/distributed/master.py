@@ -49,9 +49,7 @@ class Master:
     local : devices and state of this rank's tasks
     """
 
-    def __init__(
-        self, plane: ControlPlane, rank_of: Callable[[Task], int], inventory: Inventory, local: SessionState
-    ) -> None:
+    def __init__(self, plane: ControlPlane, rank_of: Callable[[Task], int], inventory: Inventory, local: SessionState) -> None:
         transport = plane.transport
         self.plane = plane
         self.rank_of = rank_of
@@ -124,12 +122,14 @@ class Master:
         if request.missing:
             raise closed_while_running()
 
-    def wait(self, ready: Callable[[], bool], what: Callable[[], str], deadline: Deadline | None) -> None:
-        """Wait for something that a control message brings."""
+    def wait(
+        self, ready: Callable[[], bool], what: Callable[[], str], deadline: Deadline | None, on_idle: Callable[[], None] | None = None
+    ) -> None:
+        """Wait for something that a control message brings; ``on_idle`` as in ``wait_until``, by default `watch`."""
         progress, token = self.plane.progress, object()
         progress.eager.add(token)
         try:
-            progress.wait(ready, what, None if deadline is None else deadline.remaining_s, self.watch)
+            progress.wait(ready, what, None if deadline is None else deadline.remaining_s, on_idle or self.watch)
         except errors.DeadlineExceededError:
             if deadline is None:
                 raise

@@ -27,7 +27,7 @@ from typing import Any
 from mpirt import errors
 from mpirt.cluster.task import Task
 from mpirt.compiler.partition import Plan
-from mpirt.compiler.placer import DeviceName, Inventory, PlacementRules, place
+from mpirt.compiler.placer import DeviceName, Inventory, PlacementRules
 from mpirt.compiler.planning import make_plan
 from mpirt.compiler.program import Program, link
 from mpirt.distributed.control import ControlPlane, Kind
@@ -42,12 +42,11 @@ from mpirt.distributed.graph_messages import extension, operations_of, program_d
 from mpirt.distributed.master import Master, Step, closed_while_running
 from mpirt.distributed.reports import dump_program, print_placement
 from mpirt.distributed.results import as_results
-from mpirt.distributed.runner import Deadline, Leaves, closed_error, not_run_error
-from mpirt.graph.function import Function
+from mpirt.distributed.runner import Deadline, Leaves, Places, closed_error, not_run_error, traffic_of
 from mpirt.graph.graph import Graph, Operation, Tensor
 from mpirt.graph.op_def import Pending
 from mpirt.graph.user_code import caller_line
-from mpirt.runtime.executor import Executor, SessionState, StepFailed, blocking
+from mpirt.runtime.executor import Executor, SessionState, StepFailed
 from mpirt.runtime.feeds import feed_array
 from mpirt.runtime.rendezvous import Abandoned
 from mpirt.runtime.resources import ResourceManager
@@ -89,7 +88,6 @@ class _Signature:
         feeds = frozenset(plan.feeds)
         self.fed_fetches = tuple(fetch in feeds for fetch in plan.fetches)
         self.received = program.received()
-        self.has_bodies = any(isinstance(v, Function) for node in plan.nodes for v in node.op.attrs.values())
         self.lanes: list[_Lane] = []  # those that no step uses
         self.all_tags: list[int] = []
         self.misses = 0  # steps in a row that weren't short
@@ -138,8 +136,7 @@ class MasterSession:
         self._sent: dict[int, set[Operation]] = {}  # operations that ranks have
         self._ended: dict[int, Exception] = {}  # ranks whose servers were stopped
         self._constant_tags: list[int] = []
-        self._placed: dict[Operation, DeviceName] = {}
-        self._pinned: dict[Operation, DeviceName] = {}
+        self._places = Places()
         self._compiling = threading.Lock()
         self._closing = threading.Lock()
         self._running: set[Step] = set()
@@ -159,13 +156,8 @@ class MasterSession:
             arrays = {slot: feed_array(tensor, feeds[tensor]) for tensor, slot in signature.feed_slots}
             if signature.ranks:
                 return self._run_with_others(signature, arrays, deadline)
-            block = partial(self._block, deadline, None)
             try:
-                if signature.has_bodies:
-                    with blocking(block):
-                        values = signature.executor.run(arrays, block=block)
-                else:
-                    values = signature.executor.run(arrays, block=block)
+                values = signature.executor.run(arrays, block=partial(self._block, deadline, None))
             except StepFailed as failed:
                 assert failed.failure is not None
                 raise failed.failure.error from failed.__cause__
@@ -195,7 +187,7 @@ class MasterSession:
                 raise closed_while_running()
             self._start(signature, lane, step, payload)
             if lane.executor is not None:
-                values = self._run_part(signature, lane.executor, arrays, step, deadline)
+                values = self._run_part(lane.executor, arrays, step, deadline)
             if step.outstanding:
                 self._await(step, deadline)
             if step.dead and step.error is None:
@@ -224,7 +216,10 @@ class MasterSession:
 
     def _look_for_reason(self, ranks: Collection[int]) -> None:
         """Raise the loss of a rank, which an MPI with fault tolerance has seen first, but with less to say."""
-        known = lambda: any(rank in self._plane.lost or rank in self._ended for rank in ranks)  # noqa: E731
+
+        def known() -> bool:
+            return any(rank in self._plane.lost or rank in self._ended for rank in ranks)
+
         with contextlib.suppress(errors.DeadlineExceededError, Abandoned):
             self._plane.progress.wait(known, lambda: "news of a lost rank", _SHORT_GRACE_S, self._master.watch)
         self._check_ranks(ranks)
@@ -250,39 +245,31 @@ class MasterSession:
         finally:
             turn.give()
 
-    def _run_part(
-        self, signature: _Signature, executor: Executor, arrays: dict[int, Any], step: Step, deadline: Deadline | None
-    ) -> list[Any] | None:
+    def _run_part(self, executor: Executor, arrays: dict[int, Any], step: Step, deadline: Deadline | None) -> list[Any] | None:
         """What this rank does of the step."""
-        block = partial(self._block, deadline, step)
         try:
-            if signature.has_bodies:
-                with blocking(block):
-                    return executor.run(arrays, block=block)
-            return executor.run(arrays, block=block)
+            return executor.run(arrays, block=partial(self._block, deadline, step))
         except StepFailed as failed:
             if failed.failure is not None:
                 error = failed.failure.error
                 if isinstance(error, errors.OpError) and not error.origin and error is not step.error:
-                    where = f", {failed.failure.device}" if failed.failure.device is not None else ""
-                    error.origin = f"{self._plane.describe_rank(self._plane.transport.rank)}{where}"
+                    error.origin = self._plane.origin(failed.failure.device)
                 step.fail(error)
             return None
 
     def _block(self, deadline: Deadline | None, step: Step | None, pending: Pending) -> None:
         """Wait for what this rank's part of a step is blocked on."""
-        progress = self._plane.progress
-        pending.on_ready = progress.ring
+        pending.on_ready = self._plane.progress.ring
 
         def stop() -> bool:
             return pending.ready() or self._closed or (step is not None and step.error is not None)
 
         try:
             self._blocked.add(pending)
-            progress.wait(stop, pending.describe, None if deadline is None else deadline.remaining_s, self._master.watch)
-        except errors.DeadlineExceededError as error:
+            self._master.wait(stop, pending.describe, deadline)
+        except errors.DeadlineExceededError:
             if pending.cancel():
-                raise (error if deadline is None else deadline.exceeded(pending.describe())) from None
+                raise
             return
         finally:
             self._blocked.discard(pending)
@@ -302,11 +289,7 @@ class MasterSession:
                 for rank in sorted(step.outstanding):
                     self._plane.send(rank, Kind.STEP_STATUS, StepStatus(step=step.number))
 
-        timeout_s = None if deadline is None else deadline.remaining_s
-        try:
-            self._plane.progress.wait(step.over, step.describe, timeout_s, watch)
-        except errors.DeadlineExceededError as error:
-            raise (error if deadline is None else deadline.exceeded(step.describe())) from None
+        self._master.wait(step.over, step.describe, deadline, watch)
 
     def _let_end(self, step: Step) -> None:
         """After a failure: give the other ranks some time to end their parts, so that the next step finds all at rest."""
@@ -364,7 +347,7 @@ class MasterSession:
     def _compile(self, leaves: Leaves, fed: Collection[Tensor], deadline: Deadline | None) -> _Signature:
         master = self._master
         rank, size = master.rank, master.size
-        plan = make_plan(self._graph, leaves, fed, self._inventory, self._rules, self._pinned, CLIENT)
+        plan = make_plan(self._graph, leaves, fed, self._inventory, self._rules, self._places.pinned, CLIENT)
         program = link(plan, self._rank_of, rank, size, rank)
         touched = sorted({self._rank_of(node.device.task) for node in plan.nodes} - {rank})
         programs = {r: link(plan, self._rank_of, r, size, rank) for r in touched}
@@ -376,16 +359,12 @@ class MasterSession:
             self._register(other, number, theirs)
         executor = Executor(program, self._state, master.plane.transport)
         signature = _Signature(number, plan, program, executor, list(programs))
-        dump_program(program, self._name, self.num_signatures, rank)
-        for other, theirs in programs.items():
-            dump_program(theirs, self._name, self.num_signatures, other)
+        for each in (program, *programs.values()):
+            dump_program(each, self._name, self.num_signatures, each.rank)
         if self._log_placement:
-            print_placement(plan.placement, self._placed)
+            print_placement(plan.placement, self._places.known)
         self.num_signatures += 1
-        for op, device in plan.placement.items():
-            self._placed[op] = device
-            if op.definition.stateful:
-                self._pinned[op] = device
+        self._places.add(plan.placement)
         return signature
 
     def _rank_of(self, task: Task) -> int:
@@ -426,7 +405,6 @@ class MasterSession:
             for rank in new:
                 self._sent[rank] = set()
 
-
     def _register(self, rank: int, number: int, program: Program) -> None:
         """Send a rank its program, and what it hasn't got yet of the operations."""
         known = self._sent[rank]
@@ -454,16 +432,14 @@ class MasterSession:
 
     def placement(self) -> dict[Operation, DeviceName]:
         """Device of every operation of the graph; see ``Runner.placement``."""
-        found = place(self._graph, self._graph.get_operations(), self._inventory, self._rules, self._pinned)
-        found.update(self._placed)
-        return found
+        return self._places.of(self._graph, self._inventory, self._rules)
 
     def traffic(self, leaves: Leaves, feed_keys: Collection[Tensor]) -> dict[str, int]:
         """Messages and bytes of one step, over all ranks; see ``Runner.traffic``."""
         signature = self._signatures.get((leaves, frozenset(feed_keys)))
         if signature is None:
             raise not_run_error()
-        return {"messages": len(signature.program.transfers), "nbytes": sum(t.nbytes or 0 for t in signature.program.transfers)}
+        return traffic_of(signature.program)
 
     # ---- the end
 
@@ -503,7 +479,7 @@ class MasterSession:
     def __del__(self) -> None:
         if not self._closed and self._sent:  # dropped without being closed: its ranks needn't keep it
             # Later: the garbage collector may have stopped this thread where it holds the locks that sending needs.
-            self._plane.progress.when(lambda: True, partial(_send_close, self._plane, self.number, list(self._sent)))
+            self._plane.progress.soon(partial(_send_close, self._plane, self.number, list(self._sent)))
 
 
 def _send_close(plane: ControlPlane, session: int, ranks: Collection[int]) -> None:

@@ -130,6 +130,11 @@ class Progress:
         """Call ``go()`` once ``ready()`` is true, by whichever thread leads then."""
         self._suspended.append((ready, go))
 
+    def soon(self, go: Callable[[], None]) -> None:
+        """Call ``go()`` under the leadership, at the next turn of whoever leads."""
+        self.when(_at_once, go)
+        self.ring()
+
     def forget(self, go: Callable[[], None]) -> None:
         """Don't call ``go()`` any more. Under the leadership."""
         for item in [item for item in self._suspended if item[1] == go]:
@@ -145,8 +150,7 @@ class Progress:
             finally:
                 done.append(True)
 
-        self.when(lambda: True, go)
-        self.ring()
+        self.soon(go)
         self.wait(lambda: bool(done), lambda: what)
 
     def try_turn(self) -> None:
@@ -257,6 +261,10 @@ class Progress:
         self._napping = True
         self._bell.acquire(timeout=seconds)
         self._napping = False
+
+
+def _at_once() -> bool:
+    return True
 
 
 def _holds(ready: Callable[[], bool]) -> bool:

@@ -1,19 +1,20 @@
 """What a session runs its steps by: one interface for all run modes, and the deadline that a step may have.
 
 A session checks what it is given and shapes the result; between the two stands a ``Runner``: ``collective_session`` for
-sessions that every rank makes.
+sessions that every rank makes, ``master_session`` for those on servers and of one process. What both keep is here too.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mpirt import errors
-from mpirt.compiler.placer import DeviceName
-from mpirt.graph.graph import Operation, Tensor
+from mpirt.compiler.placer import DeviceName, Inventory, PlacementRules, place
+from mpirt.compiler.program import Program
+from mpirt.graph.graph import Graph, Operation, Tensor
 
 Leaves = tuple[Tensor | Operation, ...]  # what is fetched, flat, each once
 
@@ -100,6 +101,34 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Free what the session holds, once the step under way is over. Closing again does nothing."""
+
+
+class Places:
+    """Where the operations of a session's steps were placed: they stay there, with their state.
+
+    Attributes
+    ----------
+    known : devices of all operations that steps have had
+    pinned : of those with state, which later steps find there
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[Operation, DeviceName] = {}
+        self.pinned: dict[Operation, DeviceName] = {}
+
+    def add(self, placement: Mapping[Operation, DeviceName]) -> None:
+        """Note the placement of a new step."""
+        self.known.update(placement)
+        self.pinned.update((op, device) for op, device in placement.items() if op.definition.stateful)
+
+    def of(self, graph: Graph, inventory: Inventory, rules: PlacementRules) -> dict[Operation, DeviceName]:
+        """Device of every operation of ``graph``; see ``Runner.placement``."""
+        return {**place(graph, graph.get_operations(), inventory, rules, self.pinned), **self.known}
+
+
+def traffic_of(program: Program) -> dict[str, int]:
+    """Messages and bytes of one step, over all ranks; see ``Runner.traffic``."""
+    return {"messages": len(program.transfers), "nbytes": sum(t.nbytes or 0 for t in program.transfers)}
 
 
 def closed_error() -> RuntimeError:

@@ -56,7 +56,7 @@ class Service:
         self._look_at = 0.0  # time of the next look
         self._ended = False  # the script has come to its end
         self._told: bool | None = None  # what rank 0 was told last
-        self._over = False
+        self.over = False  # all ranks have come to their end, but for those that are lost
         self._resting: dict[int, bool] = {}  # rank 0: of all ranks, as they told
         self._busy_with: dict[int, str] = {}
         self._switch_interval_s = 0.0  # ours, as Python has rounded it, while it is set
@@ -139,7 +139,7 @@ class Service:
             raise abandoned.error.with_traceback(None) from None
         finally:
             self._joining.remove(me)
-            if not self._over:  # interrupted: before the others think that this script has come to its end
+            if not self.over:  # interrupted: before the others think that this script has come to its end
                 self.plane.progress.perform(self._tell, "the service to hear that the script goes on")
 
     def await_end(self) -> None:
@@ -157,13 +157,8 @@ class Service:
 
         self.plane.progress.wait(self._is_over, self._describe_busy, 0, watch, stall=log_stall)
 
-    @property
-    def over(self) -> bool:
-        """Whether all ranks have come to their end, but for those that are lost."""
-        return self._over
-
     def _is_over(self) -> bool:
-        return self._over
+        return self.over
 
     def _watch_join(self) -> None:
         self.watch()
@@ -215,7 +210,7 @@ class Service:
     def _tell(self) -> None:
         """Tell rank 0 whether this rank rests, if that has changed."""
         rests = self._rests()
-        if rests != self._told and not self._over and 0 not in self.plane.lost:
+        if rests != self._told and not self.over and 0 not in self.plane.lost:
             with contextlib.suppress(errors.OpError):  # rank 0 is gone, which is found out by others
                 self.plane.send_or_handle(0, Kind.REST, Rest(resting=rests, busy_with=self._busy()))
                 self._told = rests
@@ -237,15 +232,15 @@ class Service:
         self._decide()
 
     def _decide(self) -> None:
-        if not self._over and all(self._resting.get(r) or r in self.plane.lost for r in range(self._size)):
+        if not self.over and all(self._resting.get(r) or r in self.plane.lost for r in range(self._size)):
             self.plane.send_all(Kind.REST_OVER, Rest())
-            self._over = True
+            self.over = True
             self.plane.progress.ring()
 
     def _hear_over(self, source: int, message: Rest) -> None:
         if source != 0:
             raise errors.InvalidArgumentError("only rank 0 says that the job is over.")
-        self._over = True
+        self.over = True
         self.plane.progress.ring()
 
     def _describe_busy(self) -> str:

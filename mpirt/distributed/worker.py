@@ -25,7 +25,7 @@ import numpy as np
 
 from mpirt import errors
 from mpirt.cluster.task import Task
-from mpirt.compiler.placer import DeviceName
+from mpirt.compiler.placer import DeviceName, device_name
 from mpirt.compiler.program import Program, Run
 from mpirt.distributed.control import ControlPlane, Kind, to_record
 from mpirt.distributed.control_pb2 import (
@@ -45,7 +45,6 @@ from mpirt.distributed.control_pb2 import (
 from mpirt.distributed.graph_messages import NodeTable, read_program
 from mpirt.distributed.tags import TagSpace
 from mpirt.distributed.threads import Threads
-from mpirt.graph.function import Function
 from mpirt.graph.op_def import Pending
 from mpirt.runtime.device import Device
 from mpirt.runtime.executor import Executor, Failure, SessionState, StepFailed, blocking, op_error
@@ -145,7 +144,7 @@ class Worker:
         try:
             if program.session.error is not None:
                 raise program.session.error
-            devices = [DeviceName(task, *_type_and_index(local)) for task, local in self.devices]
+            devices = [device_name(task, local) for task, local in self.devices]
             transport = self.plane.transport
             found = read_program(message.program, program.session.table, self.rank, transport.size, devices)
             program.bind(Executor(found, program.session.state, transport, 0), found)
@@ -257,8 +256,7 @@ class Worker:
     def record(self, error: Exception, device: DeviceName | None = None, traceback: str = "") -> ErrorRecord:
         """An error of a step as a message, saying where it comes from."""
         record = to_record(error, traceback=traceback)
-        where = f", {device}" if device is not None else ""
-        record.origin = record.origin or f"{self.plane.describe_rank(self.rank)}{where}"
+        record.origin = record.origin or self.plane.origin(device)
         return record
 
     def done(self, source: int, step: int, error: ErrorRecord | None = None, dead: bool = False) -> None:
@@ -314,9 +312,7 @@ class _Program:
         self._first = executor
         self.num_tags = max((t.index for t in program.transfers), default=0) + 1
         self.has_messages = bool(program.transfers)
-        runs = [i.op for i in program.instructions if isinstance(i, Run)]
-        bodies = any(isinstance(value, Function) for op in runs for value in op.attrs.values())
-        self._calls_python = bodies or any(op.type in _PYTHON for op in runs)
+        self._calls_python = executor.has_bodies or any(isinstance(i, Run) and i.op.type in _PYTHON for i in program.instructions)
 
     def executor(self, tag: int) -> Executor:
         """A new executor, for the steps with this tag."""
@@ -400,7 +396,6 @@ class _Step:
         finally:
             self._seconds += time.perf_counter() - start
         if ended:
-            self._executor.take_results()
             self._end(None, dead=False)
         return not ended
 
@@ -431,16 +426,18 @@ class _Step:
 
     def _end_outside(self, failure: Failure | errors.OpError | None, dead: bool) -> None:
         """Hand the end over to the leader."""
-        self._progress.when(_at_once, partial(self._end, failure, dead))
-        self._progress.ring()
+        self._progress.soon(partial(self._end, failure, dead))
         self._progress.try_turn()
 
     def _block(self, pending: Pending) -> None:
         """Wait in this step's own thread."""
         pending.on_ready = self._progress.ring
         self._pending = pending
-        ended = lambda: pending.ready() or self._cancelled is not None  # noqa: E731
-        self._progress.wait(ended, self.describe, 0, self._worker.watch)
+
+        def over() -> bool:
+            return pending.ready() or self._cancelled is not None
+
+        self._progress.wait(over, self.describe, 0, self._worker.watch)
         self._pending = None
         if self._cancelled is not None and not pending.ready() and pending.cancel():
             raise self._cancelled
@@ -476,11 +473,7 @@ class _Step:
             session.draining.add(self._executor)
             self._progress.when(self._executor.idle, partial(session.draining.discard, self._executor))
         self.program.took(self._seconds)
-        if failure is None and not dead and not self._answered:
-            self._answered = True
-            self._worker.done(self._source, self._number)
-        else:
-            self._answer(failure, dead)
+        self._answer(failure, dead)
 
     def _answer(self, failure: Failure | errors.OpError | None, dead: bool = False) -> None:
         if self._answered:
@@ -492,12 +485,3 @@ class _Step:
         elif failure is not None:
             record = self._worker.record(failure)
         self._worker.done(self._source, self._number, record, dead and record is None)
-
-
-def _at_once() -> bool:
-    return True
-
-
-def _type_and_index(local: str) -> tuple[str, int]:
-    kind, _, index = local.partition(":")
-    return kind, int(index)

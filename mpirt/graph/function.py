@@ -67,6 +67,11 @@ def has_effect(op: Operation) -> bool:
     return op.type != ARG and (op.definition.stateful or op.definition.takes_refs)
 
 
+def has_body(op: Operation) -> bool:
+    """Whether ``op`` runs bodies."""
+    return any(isinstance(value, Function) for value in op.attrs.values())
+
+
 class FuncGraph(Graph):
     """A body while it is built.
 

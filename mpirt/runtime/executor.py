@@ -26,7 +26,7 @@ from mpirt.cluster.task import Task
 from mpirt.compiler.body import compile_body
 from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, is_state
-from mpirt.graph.function import Function
+from mpirt.graph.function import Function, has_body
 from mpirt.graph.graph import Operation
 from mpirt.graph.op_def import Blocked, Pending
 from mpirt.runtime.device import CudaGpu, Device
@@ -155,7 +155,7 @@ _this_thread = threading.local()  # block: how bodies wait, which can't be left 
 
 
 @contextmanager
-def blocking(block: Block) -> Iterator[None]:
+def blocking(block: Block | None) -> Iterator[None]:
     """Inside, bodies of the steps that this thread runs wait by ``block``."""
     before = getattr(_this_thread, "block", None)
     _this_thread.block = block
@@ -187,6 +187,7 @@ class Executor:
         self.first_tag = first_tag
         self._transport = transport
         self._wait = wait
+        self.has_bodies = any(isinstance(i, Run) and has_body(i.op) for i in program.instructions)
         self._template: list[Any] = [None] * program.num_slots
         self._code: list[_Call] = []
         for slot, op, device in program.constants:
@@ -258,11 +259,19 @@ class Executor:
         for slot, value in feeds.items():
             values[slot] = value
         with np.errstate(all="ignore"):
-            position, pending = self._interpret(values, 0, None)
-            while pending is not None:
-                self._block(block, position, pending)
-                position, pending = self._interpret(values, position, pending)
+            if self.has_bodies:
+                with blocking(block):
+                    self._run_on(values, block)
+            else:
+                self._run_on(values, block)
         return [None if slot == NO_SLOT else values[slot] for slot in self.program.fetches]
+
+    def _run_on(self, values: list[Any], block: Block | None) -> None:
+        """Run all instructions; where one is blocked, wait."""
+        position, pending = self._interpret(values, 0, None)
+        while pending is not None:
+            self._block(block, position, pending)
+            position, pending = self._interpret(values, position, pending)
 
     def start(self, feeds: Mapping[int, Any]) -> None:
         """Begin a step that `advance` carries on; the last one has ended."""
@@ -288,12 +297,10 @@ class Executor:
         except StepFailed:
             self._values, self.blocked = [], None
             raise
-        return self.blocked is None
-
-    def take_results(self) -> list[Any]:
-        """The values of the fetches, after the step's end."""
-        values, self._values = self._values, []
-        return [None if slot == NO_SLOT else values[slot] for slot in self.program.fetches]
+        if self.blocked is None:
+            self._values = []
+            return True
+        return False
 
     def stop(self) -> None:
         """End a step that is blocked, dead. What it waits for has been taken back or is a message."""
