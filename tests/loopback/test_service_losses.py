@@ -25,6 +25,12 @@ def gone(outcome: Outcome, rank: int, job: str, index: int) -> bool:
     return re.match(GONE.format(rank=rank, job=job, index=index), str(outcome.farewell)) is not None
 
 
+def run(session: tf.Session, element: Any) -> None:
+    """A step of a rank that will be lost."""
+    with contextlib.suppress(tf.errors.OpError):
+        session.run(element)
+
+
 def counter(session: tf.Session, task: int) -> Any:
     with session.graph.as_default(), tf.device(f"/job:ps/task:{task}"):
         v = tf.get_variable(f"v{task}", initializer=0.0)
@@ -87,12 +93,35 @@ def test_a_lost_server_fails_the_steps_that_need_it_at_once_and_no_others(seed: 
     assert all(gone(outcomes[rank], 1, "ps", 1) for rank in (0, 2, 3, 4)), "a rank left in peace"
 
 
-def test_what_a_lost_client_had_on_a_server_is_freed_though_its_step_blocks_a_thread_there() -> None:
-    dead, ready = threading.Event(), threading.Event()
+def test_a_server_finds_out_by_itself_that_its_only_client_is_lost_though_all_that_waits_there_is_the_clients_step() -> None:
+    def script(rank: int, cluster: Cluster) -> Any:
+        server = tf.train.Server(cluster)
+        if rank == 1:
+            session = tf.Session(server.target, cluster=cluster)
+            with tf.device("/job:ps/task:0"):
+                element = tf.FIFOQueue(1, tf.float32).dequeue()
+            threading.Thread(target=run, args=(session, element), daemon=True).start()
+            blocked.wait(10)
+            cluster.transport.world.kill(1)  # type: ignore[attr-defined]
+            return None
+        worker = cluster.service.worker
+        while not worker._steps:
+            time.sleep(0.001)
+        time.sleep(0.05)  # the step runs in a thread, the first time, and waits there
+        blocked.set()
+        end = time.perf_counter() + 2
+        while worker._steps or worker._sessions:
+            assert time.perf_counter() < end, "the lost client's step still waits"
+            time.sleep(0.001)
+        return None
 
-    def blocks(session: tf.Session, element: Any) -> None:
-        with contextlib.suppress(tf.errors.OpError):
-            session.run(element)
+    blocked = threading.Event()
+    outcomes = run_ranks(2, script, {"ps": 1, "worker": 1}, timeout_s=20)
+    assert outcomes[0].error is None and gone(outcomes[0], 1, "worker", 0)
+
+
+def test_what_a_lost_client_had_on_a_server_is_there_for_the_next() -> None:
+    dead, ready = threading.Event(), threading.Event()
 
     def script(rank: int, cluster: Cluster) -> Any:
         server = tf.train.Server(cluster)
@@ -105,8 +134,7 @@ def test_what_a_lost_client_had_on_a_server_is_freed_though_its_step_blocks_a_th
             element = queue.dequeue()
         session = tf.Session(server.target, cluster=cluster)
         if rank == 1:
-            thread = threading.Thread(target=blocks, args=(session, element), daemon=True)
-            thread.start()
+            threading.Thread(target=run, args=(session, element), daemon=True).start()
             while not workers[0]._steps:
                 time.sleep(0.001)
             cluster.transport.world.kill(1)  # type: ignore[attr-defined]
