@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mpirt import config
+from mpirt.compiler.buffers import assign_buffers
 from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import Program
 from mpirt.graph.graph import Operation
@@ -19,7 +20,7 @@ def dump_program(program: Program, session: int | str, step: int, rank: int) -> 
     if folder:
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        (path / f"session-{session}-step-{step}-rank-{rank}.txt").write_text(program.text())
+        (path / f"session-{session}-step-{step}-rank-{rank}.txt").write_text(program.text() + assign_buffers(program).text())
 
 
 def print_placement(placement: Mapping[Operation, DeviceName], known: Collection[Operation]) -> None:
