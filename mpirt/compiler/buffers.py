@@ -293,7 +293,7 @@ class _Assigner:
             self._release(heapq.heappop(self.busy)[1])
         homes = self.homes = {}
         for i in inputs:
-            if i.form.nbytes <= SMALL_NBYTES:
+            if i.form.nbytes <= SMALL_NBYTES or i.form.size == 1:
                 self._take(i.target, i.form)
         self.copied = set(homes)
         copies = [number for number, _ in homes.values()]

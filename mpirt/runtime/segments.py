@@ -126,7 +126,7 @@ class BoundSegment:
             calls = []
             for position, ufunc, slots, output in part.calls:
                 operands = [bound[slot] if slot in bound else template[slot] for slot in (*slots, output)]
-                calls.append((position, getattr(np, ufunc), tuple(operands)))
+                calls.append((position, _into(ufunc), tuple(operands)))
             self._parts.append(_Blocks(calls, part.block) if part.block else _Loop(calls))
 
     def __call__(self, values: list[Any]) -> None:
@@ -169,6 +169,14 @@ class BoundSegment:
             for slot in frees:
                 values[slot] = None
             self.reached += 1
+
+
+def _into(ufunc: str) -> Callable[..., Any]:
+    """The ufunc with its output as last argument."""
+    function: Callable[..., Any] = getattr(np, ufunc)
+    if ufunc in ("maximum", "minimum"):  # with three arrays numpy suspects a mistake
+        return lambda a, b, out: function(a, b, out=out)
+    return function
 
 
 class _Handed(int):
