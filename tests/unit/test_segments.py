@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 
 import mpirt as tf
 from mpirt.compiler import buffers
-from mpirt.distributed.cluster import Cluster
+from mpirt.compiler.program import Run
 from mpirt.graph.graph import Graph, Tensor
-from mpirt.graph.op_def import op_def, op_types
-from mpirt.runtime.executor import Executor
+from mpirt.runtime import executor
 from tests.reference import Reference
+from tests.unit import test_tf_golden
 
 
 @pytest.fixture(autouse=True)
@@ -143,3 +144,36 @@ def test_steps_give_what_numpy_gives_call_by_call_and_what_is_kept_never_changes
                     assert bits(array) == content
             for variable in case.variables:
                 assert bits(session.run(variable)) == bits(reference.run(variable))
+
+
+# ---------------------------------------------------------------------------------------------- what kernels promise
+
+
+@pytest.mark.parametrize("name", sorted(test_tf_golden.cases()))
+def test_kernels_keep_their_promise_about_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = executor._kernel_call
+
+    def checking(run: Run, state: executor.SessionState) -> Callable[..., Any]:
+        call, memory = original(run, state), run.op.definition.kernels[run.device.type].memory
+
+        def checked(*inputs: Any) -> Any:
+            before = [sys.getrefcount(x) for x in inputs]
+            result = call(*inputs)
+            after = [sys.getrefcount(x) for x in inputs]
+            results = result if isinstance(result, list | tuple) else [result]
+            first = 1 if memory == "view" else 0
+            for x, count, now in list(zip(inputs, before, after, strict=True))[first:]:
+                assert now == count or not isinstance(x, np.ndarray), f"{run.op.type} keeps an input"
+                for made in results:
+                    shared = isinstance(x, np.ndarray) and isinstance(made, np.ndarray) and np.may_share_memory(x, made)
+                    assert not shared, f"{run.op.type} returns an input's memory"
+            return result
+
+        return checked if memory else call
+
+    monkeypatch.setattr(executor, "_kernel_call", checking)
+    answers = test_tf_golden.Answers(name)
+    graph = test_tf_golden.imported(answers)
+    with tf.Session(graph=graph) as session:
+        for step in answers.entry["steps"]:
+            test_tf_golden.run_step(session, graph, answers, step)
