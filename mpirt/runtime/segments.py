@@ -232,20 +232,20 @@ class _Blocks:
         self._positions = [position for position, _, _ in calls]
         self._block = block
         every = {id(operand): operand for _, _, operands in calls for operand in operands}
-        flat = {key: o if o.__class__ is _Handed else o.reshape(-1) for key, o in every.items()}
+        flat: dict[int, Any] = {key: o if o.__class__ is _Handed else o.reshape(-1) for key, o in every.items()}
         sizes = {key: 0 if o.__class__ is _Handed else o.size for key, o in every.items()}
         single = [key for key, size in sizes.items() if size == 1]
         local = [key for key, size in sizes.items() if size == block]
         whole = [key for key, size in sizes.items() if size not in (1, block)]  # they are larger than a block
-        self._whole = [flat[key] for key in whole]  # to be cut
-        self._local = [flat[key] for key in local]
-        self._single = [flat[key] for key in single]
+        self._whole: list[Any] = [flat[key] for key in whole]  # to be cut
+        self._local: list[Array] = [flat[key] for key in local]
+        self._single: list[Array] = [flat[key] for key in single]
         place = {key: place for place, key in enumerate((*whole, *local, *single))}
         self._calls = [(ufunc, itemgetter(*[place[id(o)] for o in operands])) for _, ufunc, operands in calls]
 
     def run(self, handed: Sequence[Array]) -> None:
         """Run all."""
-        whole = [handed[w].reshape(-1) if w.__class__ is _Handed else w for w in self._whole]
+        whole: list[Array] = [handed[w].reshape(-1) if w.__class__ is _Handed else w for w in self._whole]
         size, block = whole[0].size, self._block
         rest = [*self._local, *self._single]
         calls: Iterator[Any] = iter(())
