@@ -78,6 +78,7 @@ class Worker:
         self._programs: dict[tuple[int, int], _Program] = {}
         self._steps: dict[tuple[int, int], _Step] = {}
         self._early: list[tuple[int, CreateSession]] = []  # came before there was a server
+        self._well_done = StepDone()  # the answer to most steps; to make one anew costs as much as a small kernel
         plane.serve({
             Kind.CREATE_SESSION: self._create_session,
             Kind.EXTEND_SESSION: self._extend_session,
@@ -262,11 +263,11 @@ class Worker:
     def done(self, source: int, step: int, error: ErrorRecord | None = None, dead: bool = False) -> None:
         """Answer for a step."""
         self._steps.pop((source, step), None)
-        message = StepDone(step=step)
-        if error is not None:
-            message.error.CopyFrom(error)
-        elif dead:
-            message.dead = True
+        if error is not None or dead:
+            message = StepDone(step=step, error=error, dead=dead and error is None)
+        else:
+            message = self._well_done
+            message.step = step
         try:
             self.plane.send(source, Kind.STEP_DONE, message)
         except errors.OpError:

@@ -176,10 +176,11 @@ class MpiTransport:
             self._control_lock.release()
 
     def _poll(self) -> ControlMessage | None:
-        for _ in range(len(self._kept)):  # others may append meanwhile
-            send = self._kept.popleft()
-            if not send.test():
-                self._kept.append(send)
+        if self._kept:
+            for _ in range(len(self._kept)):  # others may append meanwhile
+                send = self._kept.popleft()
+                if not send.test():
+                    self._kept.append(send)
         if self._outgoing:
             self._outgoing = [request for request in self._outgoing if not request.Test()]
         probed = self._probed
