@@ -395,7 +395,7 @@ class MasterSession:
         new = [r for r in sorted(ranks) if r not in self._sent and r != master.rank]
         if new:
             request = next(master.numbers)
-            message = CreateSession(request=request, session=self.number, isolate=self._isolate, where=self.where)
+            message = CreateSession(request=request, session=self.number, isolate=self._isolate)
             what = "to open the session (is a tf.train.Server running there?)"
             try:
                 master.ask(request, new, Kind.CREATE_SESSION, message, what, deadline, lambda: self._closed)

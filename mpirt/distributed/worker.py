@@ -120,7 +120,7 @@ class Worker:
             reply.error.CopyFrom(to_record(errors.AlreadyExistsError(f"session {message.session} is open already on {here}.")))
         else:
             resources = ResourceManager() if message.isolate else self.resources
-            self._sessions[key] = _Session(SessionState(resources, self.devices), message.where)
+            self._sessions[key] = _Session(SessionState(resources, self.devices))
         self.plane.send(source, Kind.REPLY, reply)
 
     def _session(self, source: int, number: int) -> _Session:
@@ -277,9 +277,8 @@ class Worker:
 class _Session:
     """What a master's session has on this rank."""
 
-    def __init__(self, state: SessionState, where: str) -> None:
+    def __init__(self, state: SessionState) -> None:
         self.state = state
-        self.where = where
         self.table = NodeTable()
         self.error: errors.OpError | None = None  # of an extension
         self.loading: list[Request] = []  # large constants that are coming
