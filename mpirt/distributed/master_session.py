@@ -360,7 +360,7 @@ class MasterSession:
         executor = Executor(program, self._state, master.plane.transport)
         signature = _Signature(number, plan, program, executor, list(programs))
         for each in (program, *programs.values()):
-            dump_program(each, self._name, self.num_signatures, each.rank)
+            dump_program(each, self._name, self.num_signatures, master.plane.transport.memory)
         if self._log_placement:
             print_placement(plan.placement, self._places.known)
         self.num_signatures += 1
@@ -439,7 +439,7 @@ class MasterSession:
         signature = self._signatures.get((leaves, frozenset(feed_keys)))
         if signature is None:
             raise not_run_error()
-        return traffic_of(signature.program)
+        return traffic_of(signature.program, self._plane.transport.memory)
 
     # ---- the end
 

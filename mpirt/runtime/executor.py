@@ -32,6 +32,7 @@ from mpirt.graph.op_def import Blocked, Pending
 from mpirt.runtime.device import CudaGpu, Device
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
 from mpirt.runtime.resources import ResourceManager
+from mpirt.runtime.windows import receiving_end, sending_end
 from mpirt.transport.base import Transport
 
 Devices = Mapping[tuple[Task, str], Device]  # by task and local name, "CPU:0"
@@ -224,11 +225,11 @@ class Executor:
             transport, transfer, frees = self._transport, instruction.transfer, self._code[position][3]
             assert transport is not None, f"a program without transport has the message {transfer}"
             if isinstance(instruction, Send):
-                outgoing = Outgoing(transport, transfer, self.first_tag + transfer.index, self._wait)
+                outgoing = sending_end(transport, transfer, self.first_tag + transfer.index, self._wait)
                 self._outgoing.append(outgoing)
                 self._code[position] = (outgoing.send, () if instruction.source == NO_SLOT else (instruction.source,), NO_SLOT, frees)
             else:
-                incoming = Incoming(transport, transfer, self.first_tag + transfer.index, self._wait)
+                incoming = receiving_end(transport, transfer, self.first_tag + transfer.index, self._wait)
                 self._incoming.append(incoming)
                 self._code[position] = (incoming.take, (), instruction.target, frees)
 
