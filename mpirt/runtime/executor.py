@@ -190,8 +190,11 @@ class Executor:
         self.has_bodies = any(isinstance(i, Run) and has_body(i.op) for i in program.instructions)
         self._template: list[Any] = [None] * program.num_slots
         self._code: list[_Call] = []
+        self._unloaded: list[tuple[int, Operation, DeviceName, Device]] = []
         for slot, op, device in program.constants:
-            self._template[slot] = _constant(op, state.devices[device.task, device.local])
+            value = self._template[slot] = op.attrs["value"]
+            if device.type == "GPU" and value.dtype != object:
+                self._unloaded.append((slot, op, device, state.devices[device.task, device.local]))
         for instruction, frees in zip(program.instructions, program.frees, strict=True):
             if isinstance(instruction, Run):
                 self._code.append((_kernel_call(instruction, state), instruction.inputs, _out(instruction), frees))
@@ -314,6 +317,8 @@ class Executor:
         -------
         Position of the instruction that is blocked and what it waits for, or the end and None
         """
+        if self._unloaded:
+            self._load(values)
         calls = iter(self._code)
         if position:
             calls.__setstate__(position)  # type: ignore[attr-defined]  # of a list's iterator: where it goes on
@@ -352,6 +357,19 @@ class Executor:
             self._end_dead(self._reached(calls))
             raise
         return len(self._code), None
+
+    def _load(self, values: list[Any]) -> None:
+        """Copy constants to their GPUs, in the first step: the content of a large one may come after the program."""
+        for slot, op, name, device in self._unloaded:
+            try:
+                if self._template[slot] is op.attrs["value"]:  # else an executor that shares it was first
+                    self._template[slot] = device.from_host(op.attrs["value"])
+            except Exception as error:
+                self._end_dead(0)
+                text = "".join(traceback.format_exception(error))
+                raise StepFailed(Failure(op_error(error, op), op, name, text)) from error
+            values[slot] = self._template[slot]
+        self._unloaded = []
 
     def _block(self, block: Block | None, position: int, pending: Pending) -> None:
         """Wait for ``pending``; if that is given up, the step ends dead."""
@@ -477,11 +495,6 @@ def _out(run: Run) -> int | tuple[int, ...]:
     if not outputs:
         return NO_SLOT
     return run.outputs[0] if len(outputs) == 1 and not outputs[0].is_list else run.outputs
-
-
-def _constant(op: Operation, device: Device) -> Any:
-    value = op.attrs["value"]
-    return value if value.dtype == object else device.from_host(value)
 
 
 def _read(cell: Any) -> Any:
