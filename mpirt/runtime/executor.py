@@ -194,8 +194,11 @@ class Executor:
         self.has_bodies = any(isinstance(i, Run) and has_body(i.op) for i in program.instructions)
         self._template: list[Any] = [None] * program.num_slots
         self._code: list[Instruction] = []
+        self._gpu_constants: list[tuple[int, Operation, DeviceName, Device]] = []
         for slot, op, device in program.constants:
-            self._template[slot] = _constant(op, state.devices[device.task, device.local])
+            value = self._template[slot] = op.attrs["value"]
+            if device.type == "GPU" and value.dtype != object:
+                self._gpu_constants.append((slot, op, device, state.devices[device.task, device.local]))
         for instruction, frees in zip(program.instructions, program.frees, strict=True):
             if isinstance(instruction, Run):
                 self._code.append((_kernel_call(instruction, state), instruction.inputs, _out(instruction), frees))
@@ -342,6 +345,8 @@ class Executor:
         -------
         Index of the instruction that is blocked and what it waits for, or the end and None
         """
+        if self._gpu_constants and not lane.loaded:
+            self._load(lane, values)
         calls = iter(lane.code)
         if index:
             calls.__setstate__(index)  # type: ignore[attr-defined]  # of a list's iterator: where it goes on
@@ -383,6 +388,19 @@ class Executor:
             self._end_dead(lane.position(_reached(lane, calls)))
             raise
         return len(lane.code), None
+
+    def _load(self, lane: Lane, values: list[Any]) -> None:
+        """Copy constants to their GPUs, in the first step: the content of a large one may come after the program."""
+        for slot, op, name, device in self._gpu_constants:
+            try:
+                if self._template[slot] is op.attrs["value"]:  # else an executor or a lane that shares it was first
+                    self._template[slot] = device.from_host(op.attrs["value"])
+            except Exception as error:
+                self._end_dead(0)
+                text = "".join(traceback.format_exception(error))
+                raise StepFailed(Failure(op_error(error, op), op, name, text)) from error
+            values[slot] = lane.template[slot] = self._template[slot]
+        lane.loaded = True
 
     def _block(self, block: Block | None, position: int, pending: Pending) -> None:
         """Wait for ``pending``; if that is given up, the step ends dead."""
@@ -506,11 +524,6 @@ def _out(run: Run) -> int | tuple[int, ...]:
     if not outputs:
         return NO_SLOT
     return run.outputs[0] if len(outputs) == 1 and not outputs[0].is_list else run.outputs
-
-
-def _constant(op: Operation, device: Device) -> Any:
-    value = op.attrs["value"]
-    return value if value.dtype == object else device.from_host(value)
 
 
 def _read(cell: Any) -> Any:

@@ -35,13 +35,15 @@ class Lane:
     code : instructions; that of a segment has the segment as its function
     positions : of each of them in the program
     template : slots at the beginning of a step; behind the last one is what segments tell each other
+    loaded : whether the constants of GPUs are there
     """
 
-    __slots__ = ("code", "positions", "template")
+    __slots__ = ("code", "positions", "template", "loaded")
 
     def __init__(self, buffers: Buffers, code: Sequence[Instruction], template: Sequence[Any]) -> None:
         arrays = _Arrays(buffers.nbytes)
         self.template = [*template, None]
+        self.loaded = False
         self.code: list[Instruction] = []
         self.positions: list[int] = []
         for slot, home in buffers.kept.items():
