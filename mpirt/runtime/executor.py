@@ -37,6 +37,8 @@ from mpirt.runtime.segments import SEGMENT, Instruction, Lane
 from mpirt.runtime.windows import receiving_end, sending_end
 from mpirt.transport.base import Transport
 
+_PYTHON = ("PyFunc", "PyFuncStateless")
+
 Devices = Mapping[tuple[Task, str], Device]  # by task and local name, "CPU:0"
 Block = Callable[[Pending], None]  # returns when it is ready
 
@@ -192,6 +194,7 @@ class Executor:
         self._transport = transport
         self._wait = wait
         self.has_bodies = any(isinstance(i, Run) and has_body(i.op) for i in program.instructions)
+        self.calls_python = any(isinstance(i, Run) and i.op.type in _PYTHON for i in program.instructions)
         self._template: list[Any] = [None] * program.num_slots
         self._code: list[Instruction] = []
         self._gpu_constants: list[tuple[int, Operation, DeviceName, Device]] = []
@@ -230,7 +233,7 @@ class Executor:
         try:
             return self._lanes.pop()
         except IndexError:
-            return Lane(self.buffers, self._code, self._template)
+            return Lane(self.buffers, self._code, self._template, own_context=not (self.has_bodies or self.calls_python))
 
     def _bind_messages(self) -> None:
         self._incoming: list[Incoming] = []
@@ -277,11 +280,10 @@ class Executor:
             values = lane.template.copy()
             for slot, value in feeds.items():
                 values[slot] = value
-            with np.errstate(all="ignore"):
-                if self.has_bodies:
-                    with blocking(block):
-                        self._run_on(lane, values, block)
-                else:
+            if lane.context is not None:
+                lane.context.run(self._run_on, lane, values, block)
+            else:
+                with np.errstate(all="ignore"), blocking(block):
                     self._run_on(lane, values, block)
         finally:
             self._lanes.append(lane)
