@@ -155,7 +155,7 @@ class Disturbance:
 
 
 class Target(TypedDict):
-    """What to reach: a ratio ("mpirt / mpi4py"), or a contestant's value in the row's unit ("mpirt"), at most or at least."""
+    """What to reach: a ratio ("mpirt / mpi4py"), or a contestant's value in the row's unit ("mpirt"), at most, at least, or both."""
 
     ratio: str
     at_most: NotRequired[float]
@@ -291,9 +291,9 @@ def verdict(row: Mapping[str, Any]) -> str:
     found = row["ratios"].get(target["ratio"]) or row["values"].get(target["ratio"])
     if found is None:
         return "not measured"
-    limit = target.get("at_most", target.get("at_least"))
-    reached = found["median"] <= limit if "at_most" in target else found["median"] >= limit
-    unsure = found["p10"] <= limit <= found["p90"] and found["p10"] < found["p90"]
+    low, high = target.get("at_least", -math.inf), target.get("at_most", math.inf)
+    reached = low <= found["median"] <= high
+    unsure = any(found["p10"] <= limit <= found["p90"] and found["p10"] < found["p90"] for limit in (low, high))
     return ("reached" if reached else "MISSED") + ("?" if unsure else "")
 
 
@@ -330,11 +330,13 @@ def print_report(report: Mapping[str, Any], console: Any) -> None:
 
 
 def _goal(row: Mapping[str, Any]) -> str:
-    target = row["target"]
-    if target is None:
-        return ""
-    bound = f"<= {target['at_most']:g}" if "at_most" in target else f">= {target['at_least']:g}"
-    return f"{target['ratio']} {bound}: {row['verdict']}"
+    return "" if row["target"] is None else f"{bound(row['target'])}: {row['verdict']}"
+
+
+def bound(target: Target) -> str:
+    """``mpirt / mpi4py <= 1.5``."""
+    signs = {"at_least": ">=", "at_most": "<="}
+    return f"{target['ratio']} " + " and ".join(f"{signs[name]} {target[name]:g}" for name in signs if name in target)  # type: ignore[literal-required]
 
 
 def _text(found: Mapping[str, float] | None) -> str:

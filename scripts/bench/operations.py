@@ -113,8 +113,7 @@ def _step(fetch: Any, feed: Any = None, value: Any = None, compare: Any = None) 
     session = tf.Session()
     session.run(tf.global_variables_initializer())
     feeds = {} if feed is None else {feed: value}
-    operation = fetch if isinstance(fetch, tf.Operation) else fetch.op
-    call = session.make_callable(operation, list(feeds))
+    call = session.make_callable(fetch, list(feeds))
     step = (lambda: call(value)) if feeds else (lambda: call())
     step.answer = session.run(fetch if compare is None else compare, feeds)  # type: ignore[attr-defined]
     return step

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from figures import machine, print_report
+from figures import bound, machine, print_report
 from plots import plot
 from rich.console import Console
 
@@ -95,9 +95,8 @@ def summary(reports: list[dict[str, Any]], console: Console) -> None:
     for report, row in verdicts:
         if not row["verdict"].startswith("reached"):
             found = row["ratios"].get(row["target"]["ratio"]) or row["values"].get(row["target"]["ratio"]) or {"median": float("nan")}
-            bound = row["target"].get("at_most", row["target"].get("at_least"))
-            text = f"{row['target']['ratio']} is {found['median']:.3g}, to reach {bound:g}"
-            console.print(f"  {report['line']}, {row['figure']}, {row['case']}: {row['verdict']}: {text}")
+            text = f"{row['verdict']}: {bound(row['target'])}, found {found['median']:.3g}"
+            console.print(f"  {report['line']}, {row['figure']}, {row['case']}: {text}")
 
 
 def main() -> int:
