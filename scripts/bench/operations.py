@@ -58,7 +58,7 @@ def wide(count: int) -> tuple[Call, dict[str, Call]]:
     x = tf.placeholder(tf.float32, [SMALL])
     results = [tf.add(x, float(number)) if number % 2 else tf.multiply(x, float(number)) for number in range(count)]
     ones = np.ones(SMALL, np.float32)
-    constants = [np.float32(number) for number in range(count)]
+    constants = [np.array(number, np.float32) for number in range(count)]  # faster than scalars
     outs = [np.empty(SMALL, np.float32) for _ in range(count)]
 
     def fresh() -> Any:

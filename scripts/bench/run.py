@@ -1,4 +1,4 @@
-"""The benchmark suite: python scripts/bench/run.py [--quick] [--only edge,taskbench] [--results FOLDER]
+"""The benchmark suite: python scripts/bench/run.py [--quick] [--only edge,taskbench] [--results FOLDER] [-- ARGUMENTS]
 
 Runs each line of the suite as a job of its own, ``mpirun -n N python scripts/bench/<line>.py --json FILE``, one after the other,
 and leaves in the results folder: ``results.json`` (all of it), one ``<line>-<ranks>.png`` for each line (with matplotlib), and
@@ -68,6 +68,7 @@ def run_line(line: Line, ranks: int, launcher: Launcher, results: Path, args: ar
     arguments += ["--quick"] if args.quick else []
     arguments += ["--rounds", str(args.rounds)] if args.rounds else []
     arguments += ["--tensorflow", args.tensorflow] if args.tensorflow else []
+    arguments += args.arguments
     # The launcher takes the settings of mpirt away, which a test must not inherit; here they are part of what is measured.
     settings = {name: value for name, value in os.environ.items() if name.startswith("MPIRT_")}
     with Job(launcher, ranks, arguments, env=settings) as job:
@@ -109,6 +110,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="of every line")
     parser.add_argument("--tensorflow", metavar="PYTHON", help="an interpreter with TensorFlow (default: this one, if it has it)")
     parser.add_argument("--timeout", type=float, default=1200.0, metavar="SECONDS", help="for each line")
+    parser.add_argument("arguments", nargs="*", help="after --: more arguments of the lines (--sizes 8 1024)")
     args = parser.parse_args()
     names = args.only.split(",") if args.only else [line.name for line in LINES]
     unknown = sorted(set(names) - {line.name for line in LINES})
