@@ -157,7 +157,8 @@ class _Replay:
             heapq.heappush(self.events, (end, rank))
         stuck = [rank for rank in range(count) if len(ends[rank]) < steps]
         if stuck:
-            raise ValueError(f"rank {stuck[0]} and {len(stuck) - 1} others wait for messages that nobody sends: {list(self.waiting)[:3]}")
+            who = f"{len(stuck)} ranks, rank {stuck[0]} the first of them, wait"
+            raise ValueError(f"{who} for messages that nobody sends: {list(self.waiting)[:3]} (source, destination, number; step)")
         sent = [amount for code in self.code for kind, _, amount, _ in code if kind == "send"]
         last = ends[0][-1] - (ends[0][-2] if steps > 1 else 0.0)
         return Replayed(last, [seconds / steps for seconds in self.busy], len(sent), int(sum(sent)))
