@@ -2,8 +2,8 @@
 
 METG(50 %) is the smallest mean task time at which half of the cores' peak rate is reached (`metg`). Contestants run the same
 tasks (`task_patterns`): mpirt as one graph of steps x width operations over 2 tasks, compiled once and run again and again by a
-collective session; mpi4py by hand with one message per dependence, and packed with persistent requests (`taskbench_hand`); and
-one process without anything to pass on, on both cores at once, as limit. In each round every contestant runs each grain, one
+collective session; mpi4py by hand with one message per dependence, and packed with persistent requests (`taskbench_hand`); and,
+as limit, all tasks in one process without anything to pass on, on both cores at once. In each round every contestant runs each grain, one
 next to the other, in changing order; of 3 runs in a row the fastest counts. A round's METG comes from its own sweep, a ratio
 is the median over the rounds. Every single run is checked against the serial answer.
 
@@ -12,19 +12,18 @@ At the end: where mpirt's time per task goes (`taskbench_profile`).
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import taskbench_profile
-from figures import Disturbance, Measured
+from figures import Measured, Report, Target, arguments
 from metg import Point, geometric_mean, metg
 from rich.console import Console
-from rich.table import Table
 from task_patterns import PATTERNS, WORDS, Serial, TaskGraph, checksum, kernel, key_of, ledger, reference, run_task
 
 import mpirt as tf
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 RANKS = 2
-MPIRT, PER_DEPENDENCE, PACKED, LIMIT = "mpirt", "mpi4py per dependence", "mpi4py packed", "serial"
+MPIRT, PER_DEPENDENCE, PACKED, LIMIT = "mpirt", "mpi4py per dependence", "mpi4py packed", "limit"
 TARGETS = {PER_DEPENDENCE: 1.0, PACKED: 1.3}
 REPEATS = 3
 ENOUGH = 0.6  # efficiency up to which grains are doubled
@@ -198,40 +197,39 @@ class Case:
 # ---- all of them
 
 
-def measure(
-    comm: MPI.Intracomm, graphs: list[TaskGraph], rounds: int, others: Disturbance, note: Callable[[str], None]
-) -> tuple[dict[TaskGraph, dict[str, dict[str, Measured]]], dict[TaskGraph, int]]:
-    """METG and bare time per task of each contestant, and mpirt's messages of a step, by graph."""
-    results, messages = {}, {}
-    for graph in graphs:
-        case = Case(comm, graph)
-        with others:
-            for number in range(rounds):
-                case.round(number)
-        results[graph] = {"metg": case.metg, "bare": case.bare}
-        messages[graph] = case.messages()
-        note(f"{graph.pattern} width {graph.width}: " + ", ".join(f"{n} {m.text(1e6)}" for n, m in case.metg.items()))
-        case.close()
-    return results, messages
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the rounds of one task graph gave."""
+
+    metg: dict[str, Measured]
+    bare: dict[str, Measured]
+    messages: int  # that mpirt sends in a step, over all ranks
+
+    def whole(self) -> dict[str, Measured]:
+        """The METG of each contestant in the rounds in which all have one."""
+        columns = zip(*(m.rounds for m in self.metg.values()), strict=True)
+        kept = [column for column in columns if not any(np.isnan(samples).any() for samples in column)]
+        return {name: Measured([column[i] for column in kept]) for i, name in enumerate(self.metg)}
 
 
-def mean_ratio(results: dict[TaskGraph, dict[str, dict[str, Measured]]], other: str, figure: str = "metg") -> Measured:
-    """For each round the geometric mean over all graphs of mpirt's figure divided by that of ``other``."""
-    ratios = np.array([found[figure][MPIRT].ratios_to(found[figure][other]) for found in results.values()])
-    return Measured([[geometric_mean(column)] for column in ratios.T])
+def means(results: Sequence[dict[str, Measured]]) -> dict[str, Measured]:
+    """For each round the geometric mean over all graphs; graphs that lack rounds lack the last ones."""
+    found: dict[str, Measured] = {}
+    for name in results[0]:
+        rounds = [
+            [r[name].rounds[i][0] for r in results if i < len(r[name].rounds)] for i in range(len(results[0][name].rounds))
+        ]
+        found[name] = Measured([[geometric_mean(each)] for each in rounds if each])
+    return found
 
 
 def main() -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="widths 2 and 4, short runs, few rounds")
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--json", metavar="FILE")
+    parser = arguments(__doc__)
     parser.add_argument("--steps", type=int, help="timesteps of a run")
     parser.add_argument("--widths", type=int, nargs="+")
     parser.add_argument("--patterns", nargs="+", choices=PATTERNS, default=PATTERNS, metavar="PATTERN")
     args = parser.parse_args()
-    rounds = args.rounds or (3 if args.quick else 7)
     steps = args.steps or (100 if args.quick else 200)
     widths = args.widths or ((2, 4) if args.quick else (2, 4, 8))
     cluster = tf.cluster({"worker": RANKS})
@@ -242,29 +240,33 @@ def main() -> None:
 
     comm = MPI.COMM_WORLD.Dup()
     register_task()
-    console = Console(width=150, highlight=False, quiet=comm.rank != 0)
-    others = Disturbance(comm.allgather(os.getpid()))
-    graphs = [TaskGraph(pattern, width, steps) for pattern in args.patterns for width in widths]
-    results, messages = measure(comm, graphs, rounds, others, lambda text: console.print(text, style="dim"))
-    console.print(
-        f"Task-Bench-style, {cluster.transport.name}, {RANKS} ranks, {steps} timesteps, {rounds} rounds, METG(50 %) in us"
-    )
-    table = Table("pattern", "width", MPIRT, PER_DEPENDENCE, PACKED, LIMIT, "/ per dependence", "/ packed")
-    for graph, found in results.items():
-        figures = found["metg"]
-        ratios = [f"{np.median(figures[MPIRT].ratios_to(figures[name])):.2f}" for name in TARGETS]
-        table.add_row(
-            graph.pattern, str(graph.width), *[figures[n].text(1e6) for n in (MPIRT, PER_DEPENDENCE, PACKED, LIMIT)], *ratios
-        )
-    console.print(table)
-    for other, at_most in TARGETS.items():
-        ratio = mean_ratio(results, other)
-        console.print(f"geometric mean, mpirt / {other}: {ratio.text(digits=2)}; target <= {at_most:g}; no kernel at all: "
-                      f"{mean_ratio(results, other, 'bare').text(digits=2)}")  # fmt: skip
+    report = Report("taskbench", comm.allgather(os.getpid()))
+    results: dict[TaskGraph, Result] = {}
+    for graph in [TaskGraph(pattern, width, steps) for pattern in args.patterns for width in widths]:
+        case = Case(comm, graph)
+        with report.others:
+            for number in range(args.rounds):
+                case.round(number)
+        results[graph] = Result(case.metg, case.bare, case.messages())
+        case.close()
     parts = taskbench_profile.measure(lambda graph: Case(comm, graph), cluster, comm)
-    rows = [(g, found["bare"][MPIRT].median, found["bare"][LIMIT].median, messages[g]) for g, found in results.items()]
-    console.print(taskbench_profile.table(parts, rows, RANKS))
-    console.print(f"other processes used {others.share:.0%} of the cores meanwhile")
+    if comm.rank != 0:
+        return
+    for graph, result in results.items():
+        report.row(f"{graph.pattern}, width {graph.width}", "METG(50%)", "us", result.whole())
+    for figure, found in (
+        ("METG(50%)", [r.whole() for r in results.values()]),
+        ("no kernel", [r.bare for r in results.values()]),
+    ):
+        mean = means(found)
+        for other, at_most in TARGETS.items():
+            values = {name: mean[name] for name in (MPIRT, other)}
+            target = Target(ratio=f"{MPIRT} / {other}", at_most=at_most) if figure != "no kernel" else None
+            note = "Task-Bench-style" if target else "time per task and core"
+            report.row(f"geometric mean of {len(results)}", figure, "us", values, target, note)
+    report.finish(args.json)
+    rows = [(g, r.bare[MPIRT].median, r.bare[LIMIT].median, r.messages) for g, r in results.items()]
+    Console(width=170, highlight=False).print(taskbench_profile.table(parts, rows, RANKS))
 
 
 if __name__ == "__main__":

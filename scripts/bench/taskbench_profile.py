@@ -83,7 +83,7 @@ def measure(make: Callable[[TaskGraph], Case], cluster: tf.Cluster, comm: Any) -
     empty, chain = make(TaskGraph("trivial", 2, 1)), make(TaskGraph("no_comm", 2, CHAIN))
     run = float(np.median([empty.wall("mpirt", 0) for _ in range(RUNS)]))
     wall = float(np.median([chain.wall("mpirt", 0) for _ in range(RUNS)]))
-    work = float(np.median([chain.task_s("serial", 0, 1) for _ in range(RUNS)]))
+    work = float(np.median([chain.task_s("limit", 0, 1) for _ in range(RUNS)]))
     for case in (empty, chain):
         case.close()
     return Parts(run, (wall - run) / CHAIN - work, *MessageCosts(cluster, comm).measure())
