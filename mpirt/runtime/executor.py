@@ -31,6 +31,7 @@ from mpirt.graph.function import Function, has_body
 from mpirt.graph.graph import Operation
 from mpirt.graph.op_def import Blocked, Pending
 from mpirt.runtime.device import CudaGpu, Device
+from mpirt.runtime.packets import OutgoingPart, Packets
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
 from mpirt.runtime.resources import ResourceManager
 from mpirt.runtime.segments import SEGMENT, Instruction, Lane
@@ -236,21 +237,28 @@ class Executor:
             return Lane(self.buffers, self._code, self._template, own_context=not (self.has_bodies or self.calls_python))
 
     def _bind_messages(self) -> None:
-        self._incoming: list[Incoming] = []
-        self._outgoing: list[Outgoing] = []
+        self._incoming: list[Incoming | Packets] = []
+        self._outgoing: list[Outgoing | OutgoingPart] = []  # one for each `Send`
+        packets: Packets | None = None
         for position, instruction in enumerate(self.program.instructions):
             if not isinstance(instruction, Send | Recv):
                 continue
             transport, transfer, frees = self._transport, instruction.transfer, self._code[position][3]
             assert transport is not None, f"a program without transport has the message {transfer}"
+            if packets is None:
+                packets = Packets(self.program, transport, self.first_tag, self._wait)
+                self._incoming.append(packets)
+            tag = self.first_tag + transfer.index
             if isinstance(instruction, Send):
-                outgoing = sending_end(transport, transfer, self.first_tag + transfer.index, self._wait)
+                outgoing = packets.sending_end(transfer) or sending_end(transport, transfer, tag, self._wait)
                 self._outgoing.append(outgoing)
                 self._code[position] = (outgoing.send, () if instruction.source == NO_SLOT else (instruction.source,), NO_SLOT, frees)
             else:
-                incoming = receiving_end(transport, transfer, self.first_tag + transfer.index, self._wait)
-                self._incoming.append(incoming)
-                self._code[position] = (incoming.take, (), instruction.target, frees)
+                part = packets.receiving_end(transfer)
+                if part is None:
+                    incoming = receiving_end(transport, transfer, tag, self._wait)
+                    self._incoming.append(incoming)
+                self._code[position] = ((part or incoming).take, (), instruction.target, frees)
 
     def run(self, feeds: Mapping[int, Any], failure: Failure | None = None, block: Block | None = None) -> list[Any]:
         """One step, from its beginning to its end.
