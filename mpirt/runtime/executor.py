@@ -31,9 +31,11 @@ from mpirt.graph.function import Function, has_body
 from mpirt.graph.graph import Operation
 from mpirt.graph.op_def import Blocked, Pending
 from mpirt.runtime.device import CudaGpu, Device
+from mpirt.runtime.packets import OutgoingPart, Packets
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
 from mpirt.runtime.resources import ResourceManager
 from mpirt.runtime.segments import SEGMENT, Instruction, Lane
+from mpirt.runtime.windows import receiving_end, sending_end
 from mpirt.transport.base import Transport
 
 _PYTHON = ("PyFunc", "PyFuncStateless")
@@ -196,8 +198,11 @@ class Executor:
         self.calls_python = any(isinstance(i, Run) and i.op.type in _PYTHON for i in program.instructions)
         self._template: list[Any] = [None] * program.num_slots
         self._code: list[Instruction] = []
+        self._gpu_constants: list[tuple[int, Operation, DeviceName, Device]] = []
         for slot, op, device in program.constants:
-            self._template[slot] = _constant(op, state.devices[device.task, device.local])
+            value = self._template[slot] = op.attrs["value"]
+            if device.type == "GPU" and value.dtype != object:
+                self._gpu_constants.append((slot, op, device, state.devices[device.task, device.local]))
         for instruction, frees in zip(program.instructions, program.frees, strict=True):
             if isinstance(instruction, Run):
                 self._code.append((_kernel_call(instruction, state), instruction.inputs, _out(instruction), frees))
@@ -232,21 +237,28 @@ class Executor:
             return Lane(self.buffers, self._code, self._template, own_context=not (self.has_bodies or self.calls_python))
 
     def _bind_messages(self) -> None:
-        self._incoming: list[Incoming] = []
-        self._outgoing: list[Outgoing] = []
+        self._incoming: list[Incoming | Packets] = []
+        self._outgoing: list[Outgoing | OutgoingPart] = []  # one for each `Send`
+        packets: Packets | None = None
         for position, instruction in enumerate(self.program.instructions):
             if not isinstance(instruction, Send | Recv):
                 continue
             transport, transfer, frees = self._transport, instruction.transfer, self._code[position][3]
             assert transport is not None, f"a program without transport has the message {transfer}"
+            if packets is None:
+                packets = Packets(self.program, transport, self.first_tag, self._wait)
+                self._incoming.append(packets)
+            tag = self.first_tag + transfer.index
             if isinstance(instruction, Send):
-                outgoing = Outgoing(transport, transfer, self.first_tag + transfer.index, self._wait)
+                outgoing = packets.sending_end(transfer) or sending_end(transport, transfer, tag, self._wait)
                 self._outgoing.append(outgoing)
                 self._code[position] = (outgoing.send, () if instruction.source == NO_SLOT else (instruction.source,), NO_SLOT, frees)
             else:
-                incoming = Incoming(transport, transfer, self.first_tag + transfer.index, self._wait)
-                self._incoming.append(incoming)
-                self._code[position] = (incoming.take, (), instruction.target, frees)
+                part = packets.receiving_end(transfer)
+                if part is None:
+                    incoming = receiving_end(transport, transfer, tag, self._wait)
+                    self._incoming.append(incoming)
+                self._code[position] = ((part or incoming).take, (), instruction.target, frees)
 
     def run(self, feeds: Mapping[int, Any], failure: Failure | None = None, block: Block | None = None) -> list[Any]:
         """One step, from its beginning to its end.
@@ -343,6 +355,8 @@ class Executor:
         -------
         Index of the instruction that is blocked and what it waits for, or the end and None
         """
+        if self._gpu_constants and not lane.loaded:
+            self._load(lane, values)
         calls = iter(lane.code)
         if index:
             calls.__setstate__(index)  # type: ignore[attr-defined]  # of a list's iterator: where it goes on
@@ -384,6 +398,19 @@ class Executor:
             self._end_dead(lane.position(_reached(lane, calls)))
             raise
         return len(lane.code), None
+
+    def _load(self, lane: Lane, values: list[Any]) -> None:
+        """Copy constants to their GPUs, in the first step: the content of a large one may come after the program."""
+        for slot, op, name, device in self._gpu_constants:
+            try:
+                if self._template[slot] is op.attrs["value"]:  # else an executor or a lane that shares it was first
+                    self._template[slot] = device.from_host(op.attrs["value"])
+            except Exception as error:
+                self._end_dead(0)
+                text = "".join(traceback.format_exception(error))
+                raise StepFailed(Failure(op_error(error, op), op, name, text)) from error
+            values[slot] = lane.template[slot] = self._template[slot]
+        lane.loaded = True
 
     def _block(self, block: Block | None, position: int, pending: Pending) -> None:
         """Wait for ``pending``; if that is given up, the step ends dead."""
@@ -507,11 +534,6 @@ def _out(run: Run) -> int | tuple[int, ...]:
     if not outputs:
         return NO_SLOT
     return run.outputs[0] if len(outputs) == 1 and not outputs[0].is_list else run.outputs
-
-
-def _constant(op: Operation, device: Device) -> Any:
-    value = op.attrs["value"]
-    return value if value.dtype == object else device.from_host(value)
 
 
 def _read(cell: Any) -> Any:

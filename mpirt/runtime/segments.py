@@ -37,11 +37,12 @@ class Lane:
     code : instructions; that of a segment has the segment as its function
     positions : of each of them in the program
     template : slots at the beginning of a step; behind the last one is what segments tell each other
+    loaded : whether the constants of GPUs are there
     context : in which a step runs, with numpy's errors off: to enter it costs a tenth of ``numpy.errstate``. None where
         the user's own functions are called, which expect theirs.
     """
 
-    __slots__ = ("code", "positions", "template", "context")
+    __slots__ = ("code", "positions", "template", "loaded", "context")
 
     def __init__(self, buffers: Buffers, code: Sequence[Instruction], template: Sequence[Any], own_context: bool = False) -> None:
         self.context: Context | None = None
@@ -50,6 +51,7 @@ class Lane:
             self.context.run(partial(np.seterr, all="ignore"))
         arrays = _Arrays(buffers.nbytes)
         self.template = [*template, None]
+        self.loaded = False
         self.code: list[Instruction] = []
         self.positions: list[int] = []
         for slot, home in buffers.kept.items():

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 
@@ -69,6 +69,17 @@ class Request(Protocol):
         ...
 
 
+class Prepared(Request, Protocol):
+    """A message that is sent or received again and again, with the same buffer: starting it costs a tenth of making a request.
+
+    It may be started when it is complete; before its first start it is.
+    """
+
+    def start(self) -> None:
+        """Begin to send or receive it once more."""
+        ...
+
+
 class ControlMessage(NamedTuple):
     """A message of the control plane: who sent it, its kind (a small number of the sender's choice) and content."""
 
@@ -81,7 +92,8 @@ class ControlMessage(NamedTuple):
 class Counters:
     """Traffic of one rank since its start; a message counts once however many chunks it travels in.
 
-    Sent: when handed to the transport. Received: when the receiver learns of it.
+    Sent: when handed to the transport. Received: when the receiver learns of it. A tensor in a window (`window`) counts with its
+    bytes as one there, and the message that tells of it as any other.
     """
 
     messages_sent: int = 0
@@ -90,6 +102,10 @@ class Counters:
     bytes_received: int = 0
     control_sent: int = 0
     control_received: int = 0
+    windows_sent: int = 0
+    window_bytes_sent: int = 0
+    windows_received: int = 0
+    window_bytes_received: int = 0
 
 
 class Transport(Protocol):
@@ -100,6 +116,7 @@ class Transport(Protocol):
     rank, size : this rank, and the number of ranks
     name : what moves the bytes: ``"loopback"``, ``"Open MPI 5.0.11"``
     hosts, pids : host name and process id of each rank
+    memory : for each rank a number; those of the same number can open each other's windows (`window`)
     max_tag : largest tag of a data message and kind of a control message
     counters : traffic so far
     """
@@ -109,6 +126,7 @@ class Transport(Protocol):
     name: str
     hosts: tuple[str, ...]
     pids: tuple[int, ...]
+    memory: tuple[int, ...]
     max_tag: int
     counters: Counters
 
@@ -122,6 +140,22 @@ class Transport(Protocol):
 
     def irecv(self, buffer: Buffer, source: int, tag: int) -> Request:
         """Post a receive into ``buffer``."""
+        ...
+
+    def prepare_send(self, buffer: Buffer, dest: int, tag: int) -> Prepared:
+        """A send of ``buffer``, of at most `CHUNK_NBYTES`, that is started many times."""
+        ...
+
+    def prepare_receive(self, buffer: Buffer, source: int, tag: int) -> Prepared:
+        """A receive into ``buffer``, of at most `CHUNK_NBYTES`, that is started many times."""
+        ...
+
+    def start_all(self, receives: Sequence[Prepared]) -> None:
+        """Start prepared receives."""
+        ...
+
+    def release(self, requests: Iterable[Prepared]) -> None:
+        """Nobody starts these again: free each when it is complete. Calls no MPI, as `keep`."""
         ...
 
     def keep(self, sends: Iterable[Request]) -> None:

@@ -16,15 +16,16 @@ import random
 import socket
 import threading
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
+from mpirt import config
 from mpirt.errors import AbortedError, InternalError
-from mpirt.transport.base import Buffer, ControlMessage, Counters, Request, as_bytes, chunk_count
+from mpirt.transport.base import Buffer, ControlMessage, Counters, Prepared, Request, as_bytes, chunk_count
 
 _LONGEST_DELAY = 40  # tests and polls of the whole world that an adversary's message may have to wait for
 _GARBAGE = 0xFF  # as floating point: NaN
@@ -85,6 +86,29 @@ class _Receive:
 
     def cancel(self) -> bool:
         return self._owner.world.withdraw(self._key, self)
+
+
+class _Prepared:
+    """A send or receive that is made anew at every start."""
+
+    __slots__ = ("_make", "_request")
+
+    def __init__(self, make: Callable[[], Request]) -> None:
+        self._make = make
+        self._request: Request | None = None
+
+    def start(self) -> None:
+        assert self.test(), "a prepared message was started again before it was complete"
+        self._request = self._make()
+
+    def test(self) -> bool:
+        return self._request is None or self._request.test()
+
+    def nbytes(self) -> int:
+        return 0 if self._request is None else self._request.nbytes()
+
+    def cancel(self) -> bool:
+        return self._request is not None and self._request.cancel()
 
 
 class _Key(NamedTuple):
@@ -259,7 +283,10 @@ class LoopbackTransport:
         self.size = self.world.size
         self.hosts = (socket.gethostname(),) * self.size
         self.pids = (os.getpid(),) * self.size
+        alone = not config.get("MPIRT_SHM") or not hasattr(os, "memfd_create")
+        self.memory = tuple(range(self.size)) if alone else (0,) * self.size
         self.counters = Counters()
+        self._kept: deque[Request] = deque()
 
     def isend(self, buffer: Buffer, dest: int, tag: int, expected_nbytes: int | None = None) -> _Send:
         """See `base.Transport`."""
@@ -276,8 +303,27 @@ class LoopbackTransport:
         self._require(buffer, source, tag)
         return self.world.receive(self, source, tag, as_bytes(buffer))
 
+    def prepare_send(self, buffer: Buffer, dest: int, tag: int) -> _Prepared:
+        """See `base.Transport`."""
+        self._require(buffer, dest, tag)
+        return _Prepared(lambda: self.isend(buffer, dest, tag))
+
+    def prepare_receive(self, buffer: Buffer, source: int, tag: int) -> _Prepared:
+        """See `base.Transport`."""
+        self._require(buffer, source, tag)
+        return _Prepared(lambda: self.irecv(buffer, source, tag))
+
+    def start_all(self, receives: Sequence[Prepared]) -> None:
+        """See `base.Transport`."""
+        for receive in receives:
+            receive.start()
+
+    def release(self, requests: Iterable[Prepared]) -> None:
+        """See `base.Transport`. Nothing to free."""
+
     def keep(self, sends: Iterable[Request]) -> None:
-        """See `base.Transport`. Nothing to do: the receiver's end holds the buffer."""
+        """See `base.Transport`. A message's buffer is held by the receiver's end, a window by nobody else."""
+        self._kept.extend(sends)
 
     def send_control(self, dest: int, payload: bytes, kind: int = 0) -> None:
         """See `base.Transport`."""
@@ -286,6 +332,13 @@ class LoopbackTransport:
 
     def poll_control(self) -> ControlMessage | None:
         """See `base.Transport`."""
+        for _ in range(len(self._kept)):
+            try:
+                send = self._kept.popleft()
+            except IndexError:  # another thread is at it
+                break
+            if not send.test():
+                self._kept.append(send)
         message = self.world.poll_control(self.rank)
         if message is not None:
             self.counters.control_received += 1
