@@ -77,8 +77,8 @@ def cases(draw: st.DrawFn) -> Case:
             case.variables.append(tf.Variable(case.values[-1], name=f"v{i}"))
         tensors: list[Tensor] = [*feeds, tf.constant(numbers.standard_normal((4, 6)).astype(np.float32))]
         order: list[Any] = []  # what must have run before: changes of variables are in one order with all else
-        for _ in range(draw(st.integers(1, 25))):
-            kind = draw(st.sampled_from(["unary", "binary", "binary", "view", "sum", "matmul", "read", "change", "less"]))
+        for _ in range(draw(st.integers(1, 40))):
+            kind = draw(st.sampled_from(["unary", "unary", "binary", "binary", "binary", "view", "sum", "matmul", "read", "change", "less"]))
             x = draw(st.sampled_from(tensors))
             with graph.control_dependencies(order):
                 if kind == "unary":
@@ -131,11 +131,12 @@ def arranged(draw: st.DrawFn, numbers: np.random.Generator, shape: list[int]) ->
 
 @pytest.mark.parametrize("block, small", [(64, 32), (16, 0), (1 << 18, 1 << 12), (64, 1 << 12)])
 @given(case=cases())
-@settings(max_examples=60, deadline=None, phases=(Phase.explicit, Phase.generate))
+@settings(max_examples=80, deadline=None, phases=(Phase.explicit, Phase.generate))
 def test_steps_give_what_numpy_gives_call_by_call_and_what_is_kept_never_changes(block: int, small: int, case: Case) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(buffers, "BLOCK_NBYTES", block)
         patch.setattr(buffers, "SMALL_NBYTES", small)
+        patch.setattr(buffers._Assigner, "_pays", lambda *_: True)  # segments also where they aren't worth it
         reference = Reference(case.graph)
         with tf.Session(graph=case.graph) as session:
             for runner in (session, reference):
