@@ -30,9 +30,9 @@ from mpirt.graph.function import Function, has_body
 from mpirt.graph.graph import Operation
 from mpirt.graph.op_def import Blocked, Pending
 from mpirt.runtime.device import CudaGpu, Device
+from mpirt.runtime.ends import receiving_end, sending_end
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
 from mpirt.runtime.resources import ResourceManager
-from mpirt.runtime.windows import receiving_end, sending_end
 from mpirt.transport.base import Transport
 
 Devices = Mapping[tuple[Task, str], Device]  # by task and local name, "CPU:0"

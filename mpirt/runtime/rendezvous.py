@@ -197,11 +197,7 @@ class Outgoing:
                 array = array.copy()
         if form.kind == "fixed":
             if array.dtype != form.dtype.np_dtype or array.shape != form.shape:
-                raise errors.InternalError(
-                    f"{self._transfer.name!r} has shape {array.shape} and type {array.dtype}, but its static shape is"
-                    f" {text(form.shape)} and its type {form.dtype.name}.",
-                    hint="a kernel broke the promise of its shape function; please report it.",
-                )
+                raise self._broken_promise(array)
             self._send_fixed(array)
         elif form.kind == "variable":
             self._send_variable(array)
@@ -216,6 +212,13 @@ class Outgoing:
         """Whether a message is still under way."""
         self._requests = [r for r in self._requests if not r.test()]
         return bool(self._requests)
+
+    def _broken_promise(self, array: np.ndarray[Any, Any]) -> errors.InternalError:
+        return errors.InternalError(
+            f"{self._transfer.name!r} has shape {array.shape} and type {array.dtype}, but its static shape is"
+            f" {text(self._form.shape)} and its type {self._form.dtype.name}.",
+            hint="a kernel broke the promise of its shape function; please report it.",
+        )
 
     def _send_fixed(self, array: np.ndarray[Any, Any]) -> None:
         self._start(np.ascontiguousarray(array))

@@ -69,6 +69,30 @@ class Request(Protocol):
         ...
 
 
+class Channel(Protocol):
+    """One end of a message that is sent again and again from or into the same buffer; its request is made once.
+
+    Between `start` and the next true `test` it is a ``Request`` under way; before the first start it is complete. It may be
+    dropped at any time: what is under way then is completed.
+    """
+
+    def start(self) -> None:
+        """Begin to send what the buffer holds, or post the receive."""
+        ...
+
+    def test(self) -> bool:
+        """As ``Request.test``."""
+        ...
+
+    def nbytes(self) -> int:
+        """As ``Request.nbytes``."""
+        ...
+
+    def cancel(self) -> bool:
+        """As ``Request.cancel``."""
+        ...
+
+
 class ControlMessage(NamedTuple):
     """A message of the control plane: who sent it, its kind (a small number of the sender's choice) and content."""
 
@@ -129,6 +153,14 @@ class Transport(Protocol):
 
     def irecv(self, buffer: Buffer, source: int, tag: int) -> Request:
         """Post a receive into ``buffer``."""
+        ...
+
+    def sending(self, buffer: Buffer, dest: int, tag: int) -> Channel:
+        """A channel that sends ``buffer``, of at most `CHUNK_NBYTES`; as `isend`, for less than half its cost."""
+        ...
+
+    def receiving(self, buffer: Buffer, source: int, tag: int) -> Channel:
+        """A channel that receives into ``buffer``, of at most `CHUNK_NBYTES`. Messages of `isend` come in here as well."""
         ...
 
     def keep(self, sends: Iterable[Request]) -> None:

@@ -16,7 +16,7 @@ import random
 import socket
 import threading
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
@@ -88,6 +88,29 @@ class _Receive:
         return self._owner.world.withdraw(self._key, self)
 
 
+class _Channel:
+    """See `base.Channel`: here nothing can be prepared."""
+
+    __slots__ = ("_post", "_request")
+
+    def __init__(self, post: Callable[[], Request]) -> None:
+        self._post = post
+        self._request: Request | None = None
+
+    def start(self) -> None:
+        self._request = self._post()
+
+    def test(self) -> bool:
+        return self._request is None or self._request.test()
+
+    def nbytes(self) -> int:
+        assert self._request is not None, "nbytes() of a channel that was never started"
+        return self._request.nbytes()
+
+    def cancel(self) -> bool:
+        return self._request is not None and self._request.cancel()
+
+
 class _Key(NamedTuple):
     source: int
     dest: int
@@ -105,7 +128,7 @@ class _Message(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Channel:
+class _Matching:
     """Messages and receives of one key that wait for each other, in order."""
 
     messages: deque[_Message] = field(default_factory=deque)
@@ -142,7 +165,7 @@ class LoopbackWorld:
         self._lock = threading.Lock()
         self._random = None if seed is None else random.Random(seed)
         self._now = 0  # an adversary's clock: tests and polls so far
-        self._channels: defaultdict[_Key, _Channel] = defaultdict(_Channel)  # those with something in them
+        self._channels: defaultdict[_Key, _Matching] = defaultdict(_Matching)  # those with something in them
         self._control: list[deque[tuple[int, ControlMessage]]] = [deque() for _ in range(size)]  # due, message
         self._killed: set[int] = set()
         self._aborted = ""
@@ -279,6 +302,14 @@ class LoopbackTransport:
         """See `base.Transport`."""
         self._require(buffer, source, tag)
         return self.world.receive(self, source, tag, as_bytes(buffer))
+
+    def sending(self, buffer: Buffer, dest: int, tag: int) -> _Channel:
+        """See `base.Transport`."""
+        return _Channel(lambda: self.isend(buffer, dest, tag))
+
+    def receiving(self, buffer: Buffer, source: int, tag: int) -> _Channel:
+        """See `base.Transport`."""
+        return _Channel(lambda: self.irecv(buffer, source, tag))
 
     def keep(self, sends: Iterable[Request]) -> None:
         """See `base.Transport`. A message's buffer is held by the receiver's end, a window by nobody else."""

@@ -28,8 +28,8 @@ import numpy as np
 from mpirt import config
 from mpirt.errors import DeadlineExceededError, FailedPreconditionError, InternalError, OpError, UnavailableError
 from mpirt.transport import base
-from mpirt.transport.base import Buffer, ControlMessage, Counters, Request, wait_until
-from mpirt.transport.mpi_requests import PENDING, ChunkedReceive, ChunkedSend, Receive, Send
+from mpirt.transport.base import Buffer, Channel, ControlMessage, Counters, Request, wait_until
+from mpirt.transport.mpi_requests import PENDING, ChunkedReceive, ChunkedSend, Receive, ReceiveChannel, Send, SendChannel
 from mpirt.transport.peers import Identity, PeerWatch
 from mpirt.transport.window import Beacon
 
@@ -115,6 +115,8 @@ class MpiTransport:
         self._control_lock = threading.Lock()  # of the next three
         self._outgoing: list[MPI.Request] = []
         self._kept: deque[Request] = deque()
+        self._prepared: dict[int, MPI.Prequest] = {}  # requests of channels, by id
+        self._retired: deque[MPI.Prequest] = deque()  # of those that were dropped
         self._incoming: deque[_Incoming] = deque()
         self._probed = self.mpi.Status()
         self._leaving: MPI.Request | None = None
@@ -158,6 +160,22 @@ class MpiTransport:
             raise request.translated(error) from None
         return request
 
+    def sending(self, buffer: Buffer, dest: int, tag: int) -> Channel:
+        """See `base.Transport`."""
+        request = self._data.Send_init([buffer, self.byte], dest, tag)
+        self._prepared[id(request)] = request
+        return SendChannel(self, request, buffer, dest, tag)
+
+    def receiving(self, buffer: Buffer, source: int, tag: int) -> Channel:
+        """See `base.Transport`."""
+        request = self._data.Recv_init([buffer, self.byte], source, tag)
+        self._prepared[id(request)] = request
+        return ReceiveChannel(self, request, self._new_status(), buffer, source, tag)
+
+    def retire(self, request: MPI.Prequest) -> None:
+        """Free the request of a channel that was dropped, once it is complete. Calls no MPI, like `keep`."""
+        self._retired.append(request)
+
     def keep(self, sends: Iterable[Request]) -> None:
         """See `base.Transport`."""
         self._kept.extend(sends)
@@ -194,6 +212,8 @@ class MpiTransport:
             send = self._kept.popleft()
             if not send.test():
                 self._kept.append(send)
+        if self._retired:
+            self._free(self._retired)
         if self._outgoing:
             self._outgoing = [request for request in self._outgoing if not request.Test()]
         probed = self._probed
@@ -247,6 +267,7 @@ class MpiTransport:
             self.abort(1)
         self._finalized = True
         self._peers.close()
+        self._free(deque(self._prepared.values()))
         if self._started_mpi:
             with _ends_this_process_after(timeout_s):
                 self.mpi.Finalize()
@@ -267,6 +288,16 @@ class MpiTransport:
         """Whether a process is gone: an MPI with ULFM says so, at any call that has to do with it."""
         gone = {self.mpi.ERR_PROC_FAILED, self.mpi.ERR_PROC_FAILED_PENDING, self.mpi.ERR_REVOKED} - {self.mpi.ERR_UNKNOWN}
         return error.Get_error_class() in gone
+
+    def _free(self, requests: deque[MPI.Prequest]) -> None:
+        """Free those that are complete; MPI holds their buffers' addresses, so the others stay."""
+        for _ in range(len(requests)):  # others may append meanwhile
+            request = requests.popleft()
+            if request.Test():
+                del self._prepared[id(request)]
+                request.Free()
+            else:
+                requests.append(request)
 
     def _arrived(self) -> ControlMessage | None:
         """The first control message that is here, unless one of the same source is ahead of it."""
