@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mpirt import config
+from mpirt.compiler.buffers import assign_buffers
 from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import Program
 from mpirt.graph.graph import Operation
@@ -19,7 +20,8 @@ def dump_program(program: Program, session: int | str, step: int, memory: Sequen
     if folder:
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        (path / f"session-{session}-step-{step}-rank-{program.rank}.txt").write_text(program.text(memory))
+        text = program.text(memory) + assign_buffers(program).text()
+        (path / f"session-{session}-step-{step}-rank-{program.rank}.txt").write_text(text)
 
 
 def print_placement(placement: Mapping[Operation, DeviceName], known: Collection[Operation]) -> None:

@@ -208,10 +208,11 @@ class MpiTransport:
             self._control_lock.release()
 
     def _poll(self) -> ControlMessage | None:
-        for _ in range(len(self._kept)):  # others may append meanwhile
-            send = self._kept.popleft()
-            if not send.test():
-                self._kept.append(send)
+        if self._kept:
+            for _ in range(len(self._kept)):  # others may append meanwhile
+                send = self._kept.popleft()
+                if not send.test():
+                    self._kept.append(send)
         if self._retired:
             self._free(self._retired)
         if self._outgoing:

@@ -36,6 +36,7 @@ import mmap
 import os
 import platform
 import secrets
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,6 +67,15 @@ def _fence() -> None:
 
 
 _NEEDS_FENCE = platform.machine().lower() not in ("x86_64", "amd64")
+
+
+class _Holder:
+    """As a window holds its array: to find out what the count is while nobody else does."""
+
+    __slots__ = ("array",)
+
+    def __init__(self) -> None:
+        self.array = np.empty(0)
 
 
 class Window:
@@ -116,6 +126,10 @@ class Window:
             self._close()
         return self._header[_STATE]
 
+    def references(self) -> int:
+        """How many hold `array` or a view of it; `SOLE_HOLDER` if only the window does."""
+        return sys.getrefcount(self.array)
+
     def fill(self) -> None:
         """It holds a tensor now: no longer the sender's."""
         self._header[_STATE] = FULL
@@ -124,6 +138,9 @@ class Window:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+SOLE_HOLDER: Final = sys.getrefcount(_Holder().array)
 
 
 class WindowView:
