@@ -69,15 +69,6 @@ def _fence() -> None:
 _NEEDS_FENCE = platform.machine().lower() not in ("x86_64", "amd64")
 
 
-class _Holder:
-    """As a window holds its array: to find out what the count is while nobody else does."""
-
-    __slots__ = ("array",)
-
-    def __init__(self) -> None:
-        self.array = np.empty(0)
-
-
 class Window:
     """The sender's end.
 
@@ -140,7 +131,14 @@ class Window:
             self.descriptor = -1
 
 
-SOLE_HOLDER: Final = sys.getrefcount(_Holder().array)
+def _references_of_a_sole_holder() -> int:
+    window = Window.__new__(Window)
+    window.descriptor = -1
+    window.array = np.empty(0)
+    return window.references()
+
+
+SOLE_HOLDER: Final = _references_of_a_sole_holder()
 
 
 class WindowView:
