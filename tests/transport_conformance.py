@@ -201,42 +201,6 @@ def a_receive_can_be_cancelled_until_its_message_comes(transport: Transport) -> 
         assert got.tolist() == (2 * sent).tolist()
 
 
-def channels_send_and_receive_again_and_again_and_mix_with_other_messages(transport: Transport) -> None:
-    """Of ten messages every third is sent by isend, one of them empty; at the end one is under way when its channel is dropped."""
-    right, left = (transport.rank + 1) % transport.size, (transport.rank - 1) % transport.size
-    out, into = np.zeros(3), np.zeros(3)
-    sending, receiving = transport.sending(out, right, tag=9), transport.receiving(into, left, tag=9)
-    before = _copy(transport.counters)
-    assert sending.test()
-    for i in range(10):
-        into[:] = -1.0
-        receiving.start()
-        if i % 3:
-            out[:] = i
-            sending.start()
-            complete(sending, receiving)
-            assert receiving.test() and into.tolist() == [i] * 3 and receiving.nbytes() == sending.nbytes() == 24
-        else:
-            sent = np.full(3 if i else 0, 1.0 * i)
-            complete(transport.isend(sent, right, tag=9, expected_nbytes=24), receiving)
-            assert receiving.nbytes() == sent.nbytes and (not i or into.tolist() == [i] * 3)
-        assert not receiving.cancel() and not sending.cancel()
-    counters = transport.counters
-    assert counters.messages_sent - before.messages_sent == counters.messages_received - before.messages_received == 10
-    assert counters.bytes_sent - before.bytes_sent == counters.bytes_received - before.bytes_received == 9 * 24
-    meet(transport)
-    receiving.start()
-    assert receiving.cancel()
-    meet(transport)
-    out[:] = 7.0
-    sending.start()
-    del sending
-    got = np.empty(3)
-    complete(transport.irecv(got, left, tag=9))
-    assert got.tolist() == [7.0] * 3
-    meet(transport)
-
-
 def a_message_longer_than_its_receive_is_an_error_that_names_both_ranks(transport: Transport) -> None:
     if transport.size == 1:
         return  # Open MPI 5.0 cuts a message to oneself off without an error
@@ -252,8 +216,7 @@ def a_message_longer_than_its_receive_is_an_error_that_names_both_ranks(transpor
 def ranks_that_live_are_not_taken_for_dead(transport: Transport) -> None:
     assert all(transport.peer_alive(rank) for rank in everyone(transport))
     assert transport.check_peers(everyone(transport)) is None
-    assert len(transport.hosts) == len(transport.pids) == len(transport.memory) == transport.size
-    assert transport.memory == (0,) * transport.size, "all tests' ranks are on one host"
+    assert len(transport.hosts) == len(transport.pids) == transport.size
 
 
 CHECKS = (
@@ -265,7 +228,6 @@ CHECKS = (
     control_messages_of_any_size_arrive_in_order_from_each_rank,
     large_messages_travel_in_chunks_and_may_be_short_or_empty,
     a_receive_can_be_cancelled_until_its_message_comes,
-    channels_send_and_receive_again_and_again_and_mix_with_other_messages,
     a_message_longer_than_its_receive_is_an_error_that_names_both_ranks,
     ranks_that_live_are_not_taken_for_dead,
 )

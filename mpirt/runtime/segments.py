@@ -12,10 +12,10 @@ Does not own: which results live in which buffers (``compiler.buffers``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import Context
 from functools import partial
 from operator import itemgetter, length_hint
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,29 +32,23 @@ _ALIGNMENT = 64  # a cache line
 class Lane:
     """The instructions of a program with its segments bound to buffers of their own.
 
-    Parameters
-    ----------
-    buffers : which results live where
-    code, template : of the program
-    produced : for slots whose values are wanted in certain arrays, what makes these (``WindowOutgoing.buffer``)
-
     Attributes
     ----------
     code : instructions; that of a segment has the segment as its function
     positions : of each of them in the program
     template : slots at the beginning of a step; behind the last one is what segments tell each other
     loaded : whether the constants of GPUs are there
+    context : in which a step runs, with numpy's errors off: to enter it costs a tenth of ``numpy.errstate``. None where
+        the user's own functions are called, which expect theirs.
     """
 
-    __slots__ = ("code", "positions", "template", "loaded")
+    __slots__ = ("code", "positions", "template", "loaded", "context")
 
-    def __init__(
-        self,
-        buffers: Buffers,
-        code: Sequence[Instruction],
-        template: Sequence[Any],
-        produced: Mapping[int, Callable[[], Array]] = MappingProxyType({}),
-    ) -> None:
+    def __init__(self, buffers: Buffers, code: Sequence[Instruction], template: Sequence[Any], own_context: bool = False) -> None:
+        self.context: Context | None = None
+        if own_context:
+            self.context = Context()
+            self.context.run(partial(np.seterr, all="ignore"))
         arrays = _Arrays(buffers.nbytes)
         self.template = [*template, None]
         self.loaded = False
@@ -68,7 +62,7 @@ class Lane:
             whole = code[segment.first : segment.last + 1]
             taken = {i.slot for i in segment.inputs}
             frees = tuple([slot for *_, slots in whole for slot in slots if slot in taken])
-            self.code.append((BoundSegment(segment, arrays, self.template, whole, produced), SEGMENT, -1, frees))
+            self.code.append((BoundSegment(segment, arrays, self.template, whole), SEGMENT, -1, frees))
             self.positions.append(segment.first)
             position = segment.last + 1
         self._append(code, position, len(code))
@@ -79,7 +73,7 @@ class Lane:
 
     def position(self, index: int) -> int:
         """Position in the program of what ``code[index]`` has reached."""
-        call = self.code[index][0] if index < len(self.code) else None
+        call = self.code[index][0]
         return call.reached if isinstance(call, BoundSegment) else self.positions[index]
 
 
@@ -115,19 +109,12 @@ class BoundSegment:
 
     __slots__ = ("reached", "_first", "_inputs", "_new", "_parts", "_copied", "_given", "_instructions")
 
-    def __init__(
-        self,
-        segment: Segment,
-        arrays: _Arrays,
-        template: Sequence[Any],
-        instructions: Sequence[Instruction],
-        produced: Mapping[int, Callable[[], Array]],
-    ) -> None:
+    def __init__(self, segment: Segment, arrays: _Arrays, template: Sequence[Any], instructions: Sequence[Instruction]) -> None:
         self.reached = segment.first
         self._first = segment.first
         self._instructions = instructions
         self._inputs: list[tuple[int, int, tuple[int, ...], np.dtype[Any], Array | None]] = []
-        self._new: list[Callable[[], Array]] = []
+        self._new: list[tuple[tuple[int, ...], np.dtype[Any]]] = []
         self._copied: list[tuple[int, Array]] = []
         self._given: list[tuple[int, int]] = []
         bound: dict[int, Any] = {slot: arrays.of(home) for slot, home in segment.homes.items()}
@@ -143,13 +130,13 @@ class BoundSegment:
                 index = num_inputs + len(self._new)
                 bound[slot] = _Handed(index)
                 self._given.append((slot, index))
-                self._new.append(produced.get(slot) or partial(np.empty, form.shape, form.dtype))
+                self._new.append((form.shape, form.dtype))
         self._parts: list[_Loop | _Blocks] = []
         for part in segment.parts:
             calls = []
             for position, ufunc, slots, output in part.calls:
                 operands = [bound[slot] if slot in bound else template[slot] for slot in (*slots, output)]
-                calls.append((position, getattr(np, ufunc), tuple(operands)))
+                calls.append((position, _into(ufunc), tuple(operands)))
             self._parts.append(_Blocks(calls, part.block) if part.block else _Loop(calls))
 
     def __call__(self, values: list[Any]) -> None:
@@ -173,8 +160,8 @@ class BoundSegment:
                 handed.append(value)
             else:
                 home[...] = value
-        for new in self._new:
-            handed.append(new())
+        for shape, dtype in self._new:
+            handed.append(np.empty(shape, dtype))
         for part in self._parts:
             try:
                 part.run(handed)
@@ -192,6 +179,14 @@ class BoundSegment:
             for slot in frees:
                 values[slot] = None
             self.reached += 1
+
+
+def _into(ufunc: str) -> Callable[..., Any]:
+    """The ufunc with its output as last argument."""
+    function: Callable[..., Any] = getattr(np, ufunc)
+    if ufunc in ("maximum", "minimum"):  # with three arrays numpy suspects a mistake
+        return lambda a, b, out: function(a, b, out=out)
+    return function
 
 
 class _Handed(int):
@@ -239,20 +234,20 @@ class _Blocks:
         self._positions = [position for position, _, _ in calls]
         self._block = block
         every = {id(operand): operand for _, _, operands in calls for operand in operands}
-        flat = {key: o if o.__class__ is _Handed else o.reshape(-1) for key, o in every.items()}
+        flat: dict[int, Any] = {key: o if o.__class__ is _Handed else o.reshape(-1) for key, o in every.items()}
         sizes = {key: 0 if o.__class__ is _Handed else o.size for key, o in every.items()}
         single = [key for key, size in sizes.items() if size == 1]
         local = [key for key, size in sizes.items() if size == block]
         whole = [key for key, size in sizes.items() if size not in (1, block)]  # they are larger than a block
-        self._whole = [flat[key] for key in whole]  # to be cut
-        self._local = [flat[key] for key in local]
-        self._single = [flat[key] for key in single]
+        self._whole: list[Any] = [flat[key] for key in whole]  # to be cut
+        self._local: list[Array] = [flat[key] for key in local]
+        self._single: list[Array] = [flat[key] for key in single]
         place = {key: place for place, key in enumerate((*whole, *local, *single))}
         self._calls = [(ufunc, itemgetter(*[place[id(o)] for o in operands])) for _, ufunc, operands in calls]
 
     def run(self, handed: Sequence[Array]) -> None:
         """Run all."""
-        whole = [handed[w].reshape(-1) if w.__class__ is _Handed else w for w in self._whole]
+        whole: list[Array] = [handed[w].reshape(-1) if w.__class__ is _Handed else w for w in self._whole]
         size, block = whole[0].size, self._block
         rest = [*self._local, *self._single]
         calls: Iterator[Any] = iter(())

@@ -1,4 +1,4 @@
-"""Tensors in flight through memory that both ranks share: the two ends of such a transfer.
+"""Tensors in flight through memory that both ranks share: the two ends of such a transfer, and who gets which ends.
 
 Like the transfers of ``rendezvous``, of which these ends are two; what differs: the tensor lies in a window (``transport.window``),
 and the message tells which. Guarantees:
@@ -25,7 +25,7 @@ from typing import Any, Final
 import numpy as np
 
 from mpirt import errors
-from mpirt.compiler.program import WORD_NBYTES, Transfer
+from mpirt.compiler.program import WORD_NBYTES, Transfer, path_of
 from mpirt.runtime.rendezvous import DeadTensor, Incoming, Outgoing, Wait
 from mpirt.transport.base import Transport
 from mpirt.transport.window import FREE, FULL, SOLE_HOLDER, Window, WindowView
@@ -34,6 +34,18 @@ PLAIN: Final = 0  # in place of a window's number: the tensor comes in a message
 _MOST_WINDOWS = 2
 
 _log = logging.getLogger("mpirt")
+
+
+def receiving_end(transport: Transport, transfer: Transfer, tag: int, wait: Wait | None) -> Incoming:
+    """The receiving end of ``transfer``, by the path that the plan has for it."""
+    kind = WindowIncoming if path_of(transfer, transport.memory).window else Incoming
+    return kind(transport, transfer, tag, wait)
+
+
+def sending_end(transport: Transport, transfer: Transfer, tag: int, wait: Wait | None) -> Outgoing:
+    """The sending end of ``transfer``, by the path that the plan has for it."""
+    kind = WindowOutgoing if path_of(transfer, transport.memory).window else Outgoing
+    return kind(transport, transfer, tag, wait)
 
 
 class WindowIncoming(Incoming):

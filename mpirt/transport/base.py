@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 
@@ -69,27 +69,14 @@ class Request(Protocol):
         ...
 
 
-class Channel(Protocol):
-    """One end of a message that is sent again and again from or into the same buffer; its request is made once.
+class Prepared(Request, Protocol):
+    """A message that is sent or received again and again, with the same buffer: starting it costs a tenth of making a request.
 
-    Between `start` and the next true `test` it is a ``Request`` under way; before the first start it is complete. It may be
-    dropped at any time: what is under way then is completed.
+    It may be started when it is complete; before its first start it is.
     """
 
     def start(self) -> None:
-        """Begin to send what the buffer holds, or post the receive."""
-        ...
-
-    def test(self) -> bool:
-        """As ``Request.test``."""
-        ...
-
-    def nbytes(self) -> int:
-        """As ``Request.nbytes``."""
-        ...
-
-    def cancel(self) -> bool:
-        """As ``Request.cancel``."""
+        """Begin to send or receive it once more."""
         ...
 
 
@@ -155,12 +142,20 @@ class Transport(Protocol):
         """Post a receive into ``buffer``."""
         ...
 
-    def sending(self, buffer: Buffer, dest: int, tag: int) -> Channel:
-        """A channel that sends ``buffer``, of at most `CHUNK_NBYTES`; as `isend`, for less than half its cost."""
+    def prepare_send(self, buffer: Buffer, dest: int, tag: int) -> Prepared:
+        """A send of ``buffer``, of at most `CHUNK_NBYTES`, that is started many times."""
         ...
 
-    def receiving(self, buffer: Buffer, source: int, tag: int) -> Channel:
-        """A channel that receives into ``buffer``, of at most `CHUNK_NBYTES`. Messages of `isend` come in here as well."""
+    def prepare_receive(self, buffer: Buffer, source: int, tag: int) -> Prepared:
+        """A receive into ``buffer``, of at most `CHUNK_NBYTES`, that is started many times."""
+        ...
+
+    def start_all(self, receives: Sequence[Prepared]) -> None:
+        """Start prepared receives."""
+        ...
+
+    def release(self, requests: Iterable[Prepared]) -> None:
+        """Nobody starts these again: free each when it is complete. Calls no MPI, as `keep`."""
         ...
 
     def keep(self, sends: Iterable[Request]) -> None:

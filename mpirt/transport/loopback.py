@@ -16,7 +16,7 @@ import random
 import socket
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from mpirt import config
 from mpirt.errors import AbortedError, InternalError
-from mpirt.transport.base import Buffer, ControlMessage, Counters, Request, as_bytes, chunk_count
+from mpirt.transport.base import Buffer, ControlMessage, Counters, Prepared, Request, as_bytes, chunk_count
 
 _LONGEST_DELAY = 40  # tests and polls of the whole world that an adversary's message may have to wait for
 _GARBAGE = 0xFF  # as floating point: NaN
@@ -88,24 +88,24 @@ class _Receive:
         return self._owner.world.withdraw(self._key, self)
 
 
-class _Channel:
-    """See `base.Channel`: here nothing can be prepared."""
+class _Prepared:
+    """A send or receive that is made anew at every start."""
 
-    __slots__ = ("_post", "_request")
+    __slots__ = ("_make", "_request")
 
-    def __init__(self, post: Callable[[], Request]) -> None:
-        self._post = post
+    def __init__(self, make: Callable[[], Request]) -> None:
+        self._make = make
         self._request: Request | None = None
 
     def start(self) -> None:
-        self._request = self._post()
+        assert self.test(), "a prepared message was started again before it was complete"
+        self._request = self._make()
 
     def test(self) -> bool:
         return self._request is None or self._request.test()
 
     def nbytes(self) -> int:
-        assert self._request is not None, "nbytes() of a channel that was never started"
-        return self._request.nbytes()
+        return 0 if self._request is None else self._request.nbytes()
 
     def cancel(self) -> bool:
         return self._request is not None and self._request.cancel()
@@ -128,7 +128,7 @@ class _Message(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Matching:
+class _Channel:
     """Messages and receives of one key that wait for each other, in order."""
 
     messages: deque[_Message] = field(default_factory=deque)
@@ -165,7 +165,7 @@ class LoopbackWorld:
         self._lock = threading.Lock()
         self._random = None if seed is None else random.Random(seed)
         self._now = 0  # an adversary's clock: tests and polls so far
-        self._channels: defaultdict[_Key, _Matching] = defaultdict(_Matching)  # those with something in them
+        self._channels: defaultdict[_Key, _Channel] = defaultdict(_Channel)  # those with something in them
         self._control: list[deque[tuple[int, ControlMessage]]] = [deque() for _ in range(size)]  # due, message
         self._killed: set[int] = set()
         self._aborted = ""
@@ -303,13 +303,23 @@ class LoopbackTransport:
         self._require(buffer, source, tag)
         return self.world.receive(self, source, tag, as_bytes(buffer))
 
-    def sending(self, buffer: Buffer, dest: int, tag: int) -> _Channel:
+    def prepare_send(self, buffer: Buffer, dest: int, tag: int) -> _Prepared:
         """See `base.Transport`."""
-        return _Channel(lambda: self.isend(buffer, dest, tag))
+        self._require(buffer, dest, tag)
+        return _Prepared(lambda: self.isend(buffer, dest, tag))
 
-    def receiving(self, buffer: Buffer, source: int, tag: int) -> _Channel:
+    def prepare_receive(self, buffer: Buffer, source: int, tag: int) -> _Prepared:
         """See `base.Transport`."""
-        return _Channel(lambda: self.irecv(buffer, source, tag))
+        self._require(buffer, source, tag)
+        return _Prepared(lambda: self.irecv(buffer, source, tag))
+
+    def start_all(self, receives: Sequence[Prepared]) -> None:
+        """See `base.Transport`."""
+        for receive in receives:
+            receive.start()
+
+    def release(self, requests: Iterable[Prepared]) -> None:
+        """See `base.Transport`. Nothing to free."""
 
     def keep(self, sends: Iterable[Request]) -> None:
         """See `base.Transport`. A message's buffer is held by the receiver's end, a window by nobody else."""

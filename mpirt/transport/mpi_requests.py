@@ -106,118 +106,43 @@ class _Arrived:
         return True
 
 
-class SendChannel:
-    """A send whose request MPI keeps (MPI-4.0 section 3.9); see `base.Channel`."""
+class PreparedSend(Send):
+    """A send that is started many times (a persistent request of MPI)."""
 
-    __slots__ = ("owner", "mpi", "buffer", "dest", "tag", "_nbytes", "_start")
-
-    def __init__(self, owner: MpiTransport, mpi: Any, buffer: Buffer, dest: int, tag: int) -> None:
-        self.owner = owner
-        self.mpi = mpi  # mpi4py.MPI.Prequest
-        self.buffer = buffer
-        self.dest = dest
-        self.tag = tag
-        self._nbytes = buffer.nbytes
-        self._start = mpi.Start
-
-    def __del__(self) -> None:
-        self.owner.retire(self.mpi)
+    __slots__ = ()
 
     def start(self) -> None:
-        """See `base.Channel`."""
-        counters = self.owner.counters
-        counters.messages_sent += 1
-        counters.bytes_sent += self._nbytes
-        try:
-            self._start()
-        except self.owner.mpi.Exception as error:
-            raise self.translated(error) from None
-
-    def test(self) -> bool:
-        """See `base.Channel`."""
-        try:
-            return self.mpi.Test()  # type: ignore[no-any-return]  # True also before the first start
-        except self.owner.mpi.Exception as error:
-            raise self.translated(error) from None
-
-    def nbytes(self) -> int:
-        """See `base.Channel`."""
-        return self._nbytes
-
-    def cancel(self) -> bool:
-        """See `base.Channel`."""
-        return False
-
-    def translated(self, error: Any) -> OpError:
-        """Our error for MPI's."""
-        return self.owner.translated(error, f"send of {self._nbytes} bytes to", self.dest, self.tag)
-
-
-class ReceiveChannel:
-    """A receive whose request MPI keeps; see `base.Channel`."""
-
-    __slots__ = ("owner", "mpi", "buffer", "source", "tag", "received", "_start", "_test", "_status", "_count")
-
-    def __init__(self, owner: MpiTransport, mpi: Any, status: Any, buffer: Buffer, source: int, tag: int) -> None:
-        self.owner = owner
-        self.mpi = mpi  # mpi4py.MPI.Prequest
-        self.buffer = buffer
-        self.source = source
-        self.tag = tag
-        self.received = 0  # bytes, or PENDING or CANCELLED
-        self._start = mpi.Start
-        self._test = mpi.Test
-        self._status = status  # mpi4py.MPI.Status
-        self._count = status.Get_count
-
-    def __del__(self) -> None:
-        self.owner.retire(self.mpi)
-
-    def start(self) -> None:
-        """See `base.Channel`."""
-        self.received = PENDING
-        try:
-            self._start()
-        except self.owner.mpi.Exception as error:
-            raise self.translated(error) from None
-
-    def test(self) -> bool:
-        """See `base.Channel`."""
-        if self.received >= 0:
-            return True
+        """See `base.Prepared`."""
         owner = self.owner
+        counters = owner.counters
+        counters.messages_sent += 1
+        counters.bytes_sent += self.buffer.nbytes
         try:
-            if not self._test(self._status):
-                return False
+            self.mpi.Start()
         except owner.mpi.Exception as error:
             raise self.translated(error) from None
-        self.received = nbytes = self._count(owner.byte)
-        counters = owner.counters
-        counters.messages_received += 1
-        counters.bytes_received += nbytes
-        return True
 
-    def nbytes(self) -> int:
-        """See `base.Channel`."""
-        assert self.received >= 0, "nbytes() of a receive that isn't complete"
-        return self.received
+    def free(self) -> None:
+        """Give MPI's request back."""
+        self.mpi.Free()
+
+
+class PreparedReceive(Receive):
+    """A receive that is started many times (a persistent request of MPI)."""
+
+    __slots__ = ()
+
+    def start(self) -> None:
+        """See `base.Prepared`."""
+        self.owner.start_all([self])
 
     def cancel(self) -> bool:
-        """See `base.Channel`."""
-        if self.received == PENDING:
-            self.mpi.Cancel()
-            if self.mpi.Test(self._status):
-                if self._status.Is_cancelled():
-                    self.received = CANCELLED
-                else:
-                    self.received = self._count(self.owner.byte)
-                    self.owner.counters.messages_received += 1
-                    self.owner.counters.bytes_received += self.received
-        return self.received == CANCELLED
+        """See `base.Request`. It stays: who prepares a receive takes in what comes."""
+        return False
 
-    def translated(self, error: Any) -> OpError:
-        """Our error for MPI's."""
-        return self.owner.translated(error, f"receive of {self.buffer.nbytes} bytes from", self.source, self.tag)
+    def free(self) -> None:
+        """Give MPI's request back."""
+        self.mpi.Free()
 
 
 class ChunkedSend:

@@ -1,7 +1,4 @@
-"""Both ends of one transfer: what travels, dead tensors, credit, and waits that are given up half-way.
-
-Each test runs with the general ends and with those that the transfer gets, which for small messages are others.
-"""
+"""Both ends of one transfer: what travels, dead tensors, credit, and waits that are given up half-way."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ import mpirt as tf
 from mpirt.cluster.task import Task
 from mpirt.compiler.program import FETCH, Transfer
 from mpirt.graph.graph import Graph, Operation, Tensor
-from mpirt.runtime.ends import receiving_end, sending_end
 from mpirt.runtime.rendezvous import HEADER_BYTES, DeadTensor, Incoming, Outgoing
 from mpirt.transport import base
 from mpirt.transport.base import wait_until
@@ -47,24 +43,15 @@ def transfer_of(source: Tensor | Operation, reason: str) -> Transfer:
     return Transfer(0, source.name, source.dtype.base_dtype, known, 0, 1, Task("a", 0), reason)
 
 
-@pytest.fixture(autouse=True, params=["general ends", "its own ends"])
-def ends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "general ends":
-        monkeypatch.setattr(Pair, "ends", (Outgoing, Incoming))
-
-
 class Pair:
     """Sender on rank 0 and receiver on rank 1 of one transfer."""
-
-    ends: tuple[Any, Any] = (sending_end, receiving_end)
 
     def __init__(self, source: Tensor | Operation, seed: int | None = None, wait: Any = patient, reason: str = "/job:b/task:0"):
         world = LoopbackWorld(2, seed=seed)
         self.transports: list[LoopbackTransport] = [world.transport(0), world.transport(1)]
         transfer = transfer_of(source, reason)
-        sending, receiving = self.ends
-        self.outgoing: Outgoing = sending(self.transports[0], transfer, 5, wait)
-        self.incoming: Incoming = receiving(self.transports[1], transfer, 5, wait)
+        self.outgoing = Outgoing(self.transports[0], transfer, 5, wait)
+        self.incoming = Incoming(self.transports[1], transfer, 5, wait)
 
     def send(self, value: Any) -> Any:
         self.incoming.post()

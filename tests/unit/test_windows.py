@@ -16,9 +16,8 @@ from mpirt.cluster.task import Task
 from mpirt.compiler import program
 from mpirt.compiler.program import FETCH, Path, Transfer, path_of
 from mpirt.dtypes import DType
-from mpirt.runtime.ends import receiving_end, sending_end
 from mpirt.runtime.rendezvous import DeadTensor, Incoming, Outgoing
-from mpirt.runtime.windows import WindowIncoming, WindowOutgoing
+from mpirt.runtime.windows import WindowIncoming, WindowOutgoing, receiving_end, sending_end
 from mpirt.transport import base, window
 from mpirt.transport.base import wait_until
 from mpirt.transport.loopback import LoopbackWorld
