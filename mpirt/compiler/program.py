@@ -4,7 +4,7 @@ Guarantees: the programs of all ranks are projections of the plan's one order; b
 one transfer for each (tensor, destination rank), or for each value of a variable's own tensor that a rank needs; a value is
 dropped after its last use. Tasks of one rank share values. Every reader of a variable sees the value at its own place in
 the plan's order, a fetch the value when the operation that gives the variable out has run, wherever the tasks live: so
-folding tasks onto fewer ranks changes no result, and all ranks get the same.
+folding tasks onto fewer ranks changes no result (but for the order in which collectives add), and all ranks get the same.
 Pure data: the executor turns each instruction into a bound call once.
 """
 
@@ -16,7 +16,8 @@ from functools import lru_cache
 
 from mpirt import dtypes
 from mpirt.cluster.task import Task
-from mpirt.compiler.partition import Plan, message_nbytes
+from mpirt.compiler.exchange import JOIN, Exchange, Fold, Make, Message, MessageKey, Part, View, exchanges
+from mpirt.compiler.partition import Node, Plan, message_nbytes
 from mpirt.compiler.placer import DeviceName
 from mpirt.dtypes import DType
 from mpirt.graph.function import ARG
@@ -90,6 +91,7 @@ class Send:
 
     transfer: Transfer
     source: int  # NO_SLOT for a token
+    part: Part | None = None  # which elements of the flattened array, if not the array
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +100,10 @@ class Recv:
 
     transfer: Transfer
     target: int  # NO_SLOT for a token
+    part: Part | None = None  # the elements of the array in ``target`` (of a `Make`) that it fills, if it isn't an array of its own
 
 
-Instruction = Run | Read | Move | Send | Recv
+Instruction = Run | Read | Move | Send | Recv | Make | Fold | View
 
 
 @dataclass(slots=True)
@@ -140,10 +143,21 @@ def _line(i: Instruction) -> str:
         return f"read  s{i.target} = variable s{i.source} for {i.op.name}"
     if isinstance(i, Move):
         return f"move  s{i.target} = s{i.source} {i.tensor.name} {i.from_space or 'host'} -> {i.to_space or 'host'}"
+    if isinstance(i, Make):
+        return f"make  s{i.target} = {i.dtype.name}{list(i.shape)}"
+    if isinstance(i, View):
+        return f"view  s{i.target} = s{i.source}{_part(i.part)} as {list(i.shape)}"
+    if isinstance(i, Fold):
+        inputs = ", ".join(f"s{slot}{_part(part)}" for slot, part in zip(i.inputs, i.parts, strict=True))
+        number = f", {i.number}" if i.number != 1 or i.how == JOIN else ""
+        return f"fold  s{i.target}{_part(i.into)} = {i.how}({inputs}{number}) for {i.name}"
     size = "? B" if i.transfer.nbytes is None else f"{i.transfer.nbytes} B"
-    if isinstance(i, Send):
-        return f"send  {_slots((i.source,))} #{i.transfer.index} {i.transfer} {size} for {i.transfer.reason}"
-    return f"recv  {_slots((i.target,))} #{i.transfer.index} {i.transfer} {size} for {i.transfer.reason}"
+    word, slot = ("send", i.source) if isinstance(i, Send) else ("recv", i.target)
+    return f"{word}  {_slots((slot,))}{_part(i.part)} #{i.transfer.index} {i.transfer} {size} for {i.transfer.reason}"
+
+
+def _part(part: Part | None) -> str:
+    return f"[{part[0]}:{part[1]}]" if part else ""
 
 
 def _slots(slots: Sequence[int]) -> str:
@@ -183,6 +197,9 @@ class _Linker:
         self.of_fetch: dict[int, int] = {}  # transfer that brings each fetch to this rank
         self.fetched = frozenset(f for f in plan.fetches if isinstance(f, Tensor) and f.dtype.is_ref and f not in self.fed)
         self.snapshots: dict[tuple[Tensor, Operation], int] = {}  # slots with the values of variables behind an operation
+        self.exchanges: dict[Operation, Exchange] = {}  # by the last of their collectives
+        self.shared: set[Operation] = set()  # all collectives that ranks compute together
+        self.messages: dict[tuple[Operation, MessageKey], int] = {}  # transfer of each message of an exchange
         self._number_transfers(num_ranks)
 
     def _number_transfers(self, num_ranks: int) -> None:
@@ -206,6 +223,23 @@ class _Linker:
                     index = self._transfer(found, source, after, src, dst, task, FETCH)
                     if dst == self.rank:
                         self.of_fetch[position] = index
+        self._number_messages()
+
+    def _number_messages(self) -> None:
+        """The messages of collectives, behind all other transfers."""
+        if not self.plan.collectives:
+            return
+        order = [None if node.fed is not None else self.plan.collectives.get(node.op) for node in self.plan.nodes]
+        for exchange in exchanges(order, self.rank_of):
+            home = self.rank_of(self.plan.placement[exchange.op].task)
+            if exchange.ranks == (home,):
+                continue  # an operation like any other
+            self.shared.update(c.op for c in exchange.collectives)
+            self.exchanges[exchange.collectives[-1].op] = exchange
+            for message in exchange.messages():
+                self.messages[exchange.op, message.key] = index = len(self.sources)
+                self.sources.append(exchange.op)
+                self.program.transfers.append(_of_exchange(index, message, exchange))
 
     def _transfer(
         self,
@@ -229,6 +263,9 @@ class _Linker:
     def link(self) -> Program:
         program = self.program
         for node in self.plan.nodes:
+            if node.fed is None and node.op in self.shared:
+                self._exchange(node)
+                continue
             if self.rank_of(node.device.task) != self.rank:
                 continue
             for edge in node.waits:
@@ -246,6 +283,21 @@ class _Linker:
             program.fetches = [self._fetch(position, fetch) for position, fetch in enumerate(self.plan.fetches)]
         program.frees = frees_after_last_use(program)
         return program
+
+    def _exchange(self, node: Node) -> None:
+        """This rank's part in a collective, or if it isn't the last one of its exchange, what the operation itself waits for."""
+        home = self.rank_of(node.device.task) == self.rank
+        for edge in node.waits if home else ():
+            if edge in self.by_edge:
+                self._receive(self.by_edge[edge])
+        exchange = self.exchanges.get(node.op)
+        if exchange is None:
+            return
+        if self.rank in exchange.ranks:
+            exchange.emit(self.rank, _Emitter(self, exchange.op))
+        for collective in exchange.collectives:
+            if self.rank_of(self.plan.placement[collective.op].task) == self.rank:
+                self._send(collective.op)
 
     def _new_slot(self) -> int:
         self.program.num_slots += 1
@@ -363,6 +415,39 @@ class _Linker:
         return NO_SLOT if isinstance(fetch, Operation) else self._value_slot(fetch, fetch.op)
 
 
+class _Emitter:
+    """The program under construction as an exchange sees it: see `compiler.exchange.Emitter`."""
+
+    def __init__(self, linker: _Linker, of: Operation) -> None:
+        self._linker = linker
+        self._of = of
+        self.new_slot = linker._new_slot
+        self.emit: Callable[[Make | Fold | View], None] = linker._emit
+
+    def value(self, op: Operation, tensor: Tensor) -> int:
+        return self._linker._input(op, tensor, False, HOST)
+
+    def send(self, message: MessageKey, slot: int, part: Part | None = None) -> None:
+        self._linker._emit(Send(self._transfer(message), slot, part))
+
+    def receive(self, message: MessageKey, into: tuple[int, Part] | None = None) -> int:
+        slot, part = (self._linker._new_slot(), None) if into is None else into
+        self._linker._emit(Recv(self._transfer(message), slot, part))
+        return slot
+
+    def give(self, tensor: Tensor, slot: int) -> None:
+        self._linker._keep(tensor, HOST, slot)
+
+    def _transfer(self, message: MessageKey) -> Transfer:
+        return self._linker.program.transfers[self._linker.messages[self._of, message]]
+
+
+def _of_exchange(index: int, message: Message, exchange: Exchange) -> Transfer:
+    tensor, task = message.tensor, exchange.task_at(message.src)
+    reason = f"{exchange.name}, {exchange.way}: {message.role} {message.number}"
+    return Transfer(index, tensor.name, exchange.dtype, message.shape, message.src, message.dst, task, reason, exchange.op)
+
+
 def _transfer(index: int, source: Tensor | Operation, src: int, dst: int, task: Task, why: str) -> Transfer:
     if isinstance(source, Operation):
         return Transfer(index, f"^{source.name}", None, None, src, dst, task, why)
@@ -390,8 +475,10 @@ def _used(i: Instruction) -> tuple[int, ...]:
         return i.inputs + i.outputs
     if isinstance(i, Send):
         return (i.source,)
-    if isinstance(i, Recv):
+    if isinstance(i, Recv | Make):
         return (i.target,)
+    if isinstance(i, Fold):
+        return (*i.inputs, i.target)
     return (i.source, i.target)
 
 

@@ -25,11 +25,13 @@ from mpirt import errors
 from mpirt.cluster.task import Task
 from mpirt.compiler.body import compile_body
 from mpirt.compiler.placer import DeviceName
+from mpirt.compiler.exchange import Fold, Make, Part, View
 from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, is_state
 from mpirt.graph.function import Function, has_body
 from mpirt.graph.graph import Operation
 from mpirt.graph.op_def import Blocked, Pending
 from mpirt.runtime.device import CudaGpu, Device
+from mpirt.runtime.folding import Made, fold_call, part_of, view_call
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
 from mpirt.runtime.resources import ResourceManager
 from mpirt.transport.base import Transport
@@ -199,6 +201,11 @@ class Executor:
                 self._code.append((_read, (instruction.source,), instruction.target, frees))
             elif isinstance(instruction, Move):
                 self._code.append((_move(instruction, state), (instruction.source,), instruction.target, frees))
+            elif isinstance(instruction, View):
+                self._code.append((view_call(instruction), (instruction.source,), instruction.target, frees))
+            elif isinstance(instruction, Fold):
+                out = instruction.target if instruction.into is None else NO_SLOT
+                self._code.append((*fold_call(instruction), out, frees))
             else:
                 self._code.append((_unbound, (), NO_SLOT, frees))
         self._bind_messages()
@@ -218,7 +225,11 @@ class Executor:
     def _bind_messages(self) -> None:
         self._incoming: list[Incoming] = []
         self._outgoing: list[Outgoing] = []
+        made: dict[int, Made] = {}
         for position, instruction in enumerate(self.program.instructions):
+            if isinstance(instruction, Make):
+                array = made[instruction.target] = Made(instruction)
+                self._code[position] = (array.take, (), instruction.target, self._code[position][3])
             if not isinstance(instruction, Send | Recv):
                 continue
             transport, transfer, frees = self._transport, instruction.transfer, self._code[position][3]
@@ -226,11 +237,24 @@ class Executor:
             if isinstance(instruction, Send):
                 outgoing = Outgoing(transport, transfer, self.first_tag + transfer.index, self._wait)
                 self._outgoing.append(outgoing)
-                self._code[position] = (outgoing.send, () if instruction.source == NO_SLOT else (instruction.source,), NO_SLOT, frees)
+                if instruction.source in made:
+                    made[instruction.source].sent_by(outgoing.pending)
+                send = outgoing.send if instruction.part is None else partial(_send_part, outgoing, instruction.part)
+                self._code[position] = (send, () if instruction.source == NO_SLOT else (instruction.source,), NO_SLOT, frees)
             else:
-                incoming = Incoming(transport, transfer, self.first_tag + transfer.index, self._wait)
+                part = instruction.part
+                place = None if part is None else partial(made[instruction.target].part, part)
+                incoming = Incoming(transport, transfer, self.first_tag + transfer.index, self._wait, place)
                 self._incoming.append(incoming)
-                self._code[position] = (incoming.take, (), instruction.target, frees)
+                self._code[position] = (incoming.take, (), instruction.target if part is None else NO_SLOT, frees)
+        self._made = list(made.values())
+
+    def _post(self) -> None:
+        """Get everything ready that messages of the next step come into."""
+        for array in self._made:
+            array.begin()
+        for incoming in self._incoming:
+            incoming.post()
 
     def run(self, feeds: Mapping[int, Any], failure: Failure | None = None, block: Block | None = None) -> list[Any]:
         """One step, from its beginning to its end.
@@ -250,8 +274,7 @@ class Executor:
         StepFailed
             If anything failed here, or elsewhere before what this rank waited for.
         """
-        for incoming in self._incoming:
-            incoming.post()
+        self._post()
         if failure is not None:
             self._end_dead(0)
             raise StepFailed(failure)
@@ -276,8 +299,7 @@ class Executor:
     def start(self, feeds: Mapping[int, Any]) -> None:
         """Begin a step that `advance` carries on; the last one has ended."""
         self._position, self.blocked = 0, None
-        for incoming in self._incoming:
-            incoming.post()
+        self._post()
         values = self._values = self._template.copy()
         for slot, value in feeds.items():
             values[slot] = value
@@ -409,7 +431,9 @@ class Executor:
             op = instruction.op
         elif isinstance(instruction, Move):
             op = instruction.tensor.op
-        else:
+        elif isinstance(instruction, Fold):
+            op = instruction.op
+        elif isinstance(instruction, Send | Recv):
             op = instruction.transfer.op
         return Failure(op_error(error, op), op, device, "".join(traceback.format_exception(error)))
 
@@ -482,6 +506,10 @@ def _out(run: Run) -> int | tuple[int, ...]:
 def _constant(op: Operation, device: Device) -> Any:
     value = op.attrs["value"]
     return value if value.dtype == object else device.from_host(value)
+
+
+def _send_part(outgoing: Outgoing, part: Part, array: Any) -> None:
+    outgoing.send(part_of(array, part))
 
 
 def _read(cell: Any) -> Any:
