@@ -169,9 +169,7 @@ class _Crossing:
             if op in self._targets and fetch not in self._fed:
                 index = fetch.value_index if isinstance(fetch, Tensor) else 0
                 self._targets[op][index][self._placement[op].task] = None
-        return {
-            op: Collective(op, self._sources[op], tuple([tuple(sorted(tasks)) for tasks in targets])) for op, targets in self._targets.items()
-        }
+        return {op: Collective(op, self._sources[op], tuple([tuple(sorted(t)) for t in found])) for op, found in self._targets.items()}
 
     def _of_collective(self, tensor: Tensor) -> bool:
         return tensor.op in self._targets and tensor not in self._fed

@@ -83,7 +83,8 @@ def check_shapes(what: str, how: str, shapes: Sequence[tuple[int, ...]], places:
     for shape, place in zip(shapes, places, strict=True):
         if shape != shapes[0]:
             raise errors.InvalidArgumentError(
-                f"{what!r}: the {how} needs tensors of one shape, but {places[0]} has {text(shapes[0])} and {place} has {text(shape)}.", op=op
+                f"{what!r}: the {how} needs tensors of one shape, but {places[0]} has {text(shapes[0])} and {place} has {text(shape)}.",
+                op=op,
             )
 
 
@@ -257,7 +258,7 @@ def _check_reduction(what: str, inputs: Sequence[Tensor], reduction: str) -> Sha
         raise ValueError(f"{what}: reduction must be one of {', '.join(_REDUCTIONS)}, not {reduction!r}.")
     dtype = inputs[0].dtype.base_dtype
     if dtype not in (REAL if reduction in ("max", "min") else NUMERIC):
-        mend = "cast it to an integer type: min is `and`, max is `or`." if dtype is dtypes.bool else None
+        mend = "cast it to an integer type: min is `and`, max is `or`." if dtype is dtypes.bool else "cast them to a number type."
         raise errors.InvalidArgumentError(f"{what}: there is no {reduction} of type {dtype.name}; {_describe(inputs[0])}.", hint=mend)
     shape: Shape = None
     for t in inputs:
@@ -278,9 +279,9 @@ def _fits(a: Tensor, b: Tensor) -> bool:
 
 
 def _describe(t: Tensor) -> str:
-    """``'a:0' on /job:worker/task:0 is float32[3]``, for messages."""
+    """``'a:0' on /job:worker/task:0 is float32 (3,)``, for messages."""
     where = f" on {t.op.device}" if t.op.device else ""
-    return f"{t.name!r}{where} is {t.dtype.base_dtype.name}{text(t.static_shape)}"
+    return f"{t.name!r}{where} is {t.dtype.base_dtype.name} {text(t.static_shape)}"
 
 
 def _but(shape: Shape, axis: int) -> Shape:
@@ -320,7 +321,7 @@ def _identity(hub: Tensor, index: int) -> Tensor:
 
 # -------------------------------------------------------------------------------------------------------------- hubs
 
-_REDUCTION = {"reduction": "string", "divisor": ("int", 1)}
+_REDUCTION: dict[str, str | tuple[str, Any]] = {"reduction": "string", "divisor": ("int", 1)}
 
 
 @register_op(REDUCE, inputs=["inputs: N*T"], outputs=["output: T"], attrs=_REDUCTION, T=NUMERIC)
@@ -342,7 +343,7 @@ def _reduce(ctx: KernelContext, *inputs: Any, reduction: str, divisor: int) -> A
     return combine(ctx.xp, reduction, inputs, divisor)
 
 
-def summed(parts: Sequence[Tensor], hub: Tensor) -> Tensor:
+def hub_gradient(parts: Sequence[Tensor], hub: Tensor) -> Tensor:
     """Sum of the gradients that arrive at a hub's output from the tasks that read it: a reduction of the same kind."""
     with get_default_graph().colocate_with(hub.op, ignore_existing=True):
         total: Tensor = apply_op(REDUCE, parts, reduction="sum", name="reduce")
@@ -385,7 +386,9 @@ def _is_plain_sum(op: Operation) -> bool:
 
 @register_op(GATHER, inputs=["inputs: N*T"], outputs=["output: T"], attrs={"axis": "int"}, T=dtypes.ALL)
 def _gather_shape(ctx: ShapeContext) -> list[Shape]:
-    axis, total, shape = ctx.attr("axis"), 0, None
+    axis: int = ctx.attr("axis")
+    total: int | None = 0
+    shape: Shape = None
     for other in ctx.shapes("inputs"):
         size = None if other is None else other[axis]
         total = None if total is None or size is None else total + size

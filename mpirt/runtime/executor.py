@@ -24,8 +24,8 @@ import numpy as np
 from mpirt import errors
 from mpirt.cluster.task import Task
 from mpirt.compiler.body import compile_body
-from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.exchange import Fold, Make, Part, View
+from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, is_state
 from mpirt.graph.function import Function, has_body
 from mpirt.graph.graph import Operation
