@@ -97,6 +97,7 @@ class Message(NamedTuple):
     number: int  # of the input, output, or segment
     tensor: Tensor  # that it is part of
     shape: tuple[int, ...] | None  # None if only known at run time
+    in_place: bool = False  # received into a part of the result
 
     @property
     def key(self) -> MessageKey:
@@ -204,7 +205,7 @@ class Exchange:
             for index, (src, piece) in enumerate(zip(self.sources, self.op.inputs, strict=True)):
                 for dst in self.receivers:
                     if dst != src:
-                        yield Message("piece", src, dst, index, piece, self._piece_shape(index))
+                        yield Message("piece", src, dst, index, piece, self._piece_shape(index), self.way == "in place")
         elif self.op.type == REDUCE_SCATTER:
             for dst in self.receivers:
                 for number, (start, stop) in enumerate(self._blocks(dst)):
@@ -220,7 +221,8 @@ class Exchange:
             for owner in self.senders:
                 for number, (start, stop) in enumerate(self._segments(owner)):
                     yield from (Message("to add", src, owner, number, tensor, (stop - start,)) for src in self.senders if src != owner)
-                    yield from (Message("sum", owner, dst, number, tensor, (stop - start,)) for dst in self.receivers if dst != owner)
+                    others = [dst for dst in self.receivers if dst != owner]
+                    yield from (Message("sum", owner, dst, number, tensor, (stop - start,), in_place=True) for dst in others)
 
     @property
     def _others(self) -> list[int]:

@@ -44,6 +44,7 @@ class Transfer:
     dst_rank: int
     src: Task
     reason: str  # who needs it: a task, or FETCH
+    in_place: bool = False  # it is received into a part of another array
     op: Operation | None = field(default=None, compare=False, repr=False)  # that made the tensor, where the graph is at hand
 
     @property
@@ -105,6 +106,46 @@ class Recv:
 
 Instruction = Run | Read | Move | Send | Recv | Make | Fold | View
 
+WINDOW_NBYTES = 1 << 16  # smaller tensors are there as soon in a message
+WORD_NBYTES = 16  # the message that tells of a tensor in a window: its number, and where the window is
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """How a transfer gets to its rank.
+
+    Attributes
+    ----------
+    window : through memory that both ranks share, with a message of a few bytes; else in the message
+    why : for people
+    """
+
+    window: bool
+    why: str
+
+
+def path_of(transfer: Transfer, memory: Sequence[int]) -> Path:
+    """How ``transfer`` travels; both its ends decide by this one rule.
+
+    Parameters
+    ----------
+    memory : ``Transport.memory``; ranks of the same number can share windows
+    """
+    nbytes = transfer.nbytes
+    if transfer.dtype is None:
+        return Path(False, "a token")
+    if nbytes is None:
+        return Path(False, "size known at run time only")
+    if nbytes < WINDOW_NBYTES:
+        return Path(False, "small")
+    if memory[transfer.src_rank] != memory[transfer.dst_rank]:
+        return Path(False, "no shared memory")
+    if transfer.reason == FETCH:
+        return Path(False, "becomes the user's own array")
+    if transfer.in_place:
+        return Path(False, "straight into its place")
+    return Path(True, "large, on one host")
+
 
 @dataclass(slots=True)
 class Program:
@@ -124,19 +165,19 @@ class Program:
         slots = {i.target for i in self.instructions if isinstance(i, Recv) and i.transfer.reason == FETCH}
         return tuple([slot in slots for slot in self.fetches])
 
-    def text(self) -> str:
-        """The program for people (``MPIRT_DUMP_PROGRAM``)."""
+    def text(self, memory: Sequence[int] | None = None) -> str:
+        """The program for people (``MPIRT_DUMP_PROGRAM``); with ``Transport.memory`` also how each transfer travels, and why."""
         lines = [f"rank {self.rank}: {len(self.instructions)} instructions, {self.num_slots} slots"]
         lines += [f"  feed  s{slot} = {t.name}" for t, slot in self.feeds.items()]
         lines += [f"  const s{slot} = {op.name} on {device}" for slot, op, device in self.constants]
         for instruction, frees in zip(self.instructions, self.frees, strict=True):
             drop = f"   # drop {', '.join(f's{i}' for i in frees)}" if frees else ""
-            lines.append(f"  {_line(instruction)}{drop}")
+            lines.append(f"  {_line(instruction, memory)}{drop}")
         lines += [f"  fetch {'-' if slot == NO_SLOT else f's{slot}'}" for slot in self.fetches]
         return "\n".join(lines) + "\n"
 
 
-def _line(i: Instruction) -> str:
+def _line(i: Instruction, memory: Sequence[int] | None) -> str:
     if isinstance(i, Run):
         return f"run   {_slots(i.outputs)} = {i.op.type} {i.op.name}({_slots(i.inputs)}) on {i.device}"
     if isinstance(i, Read):
@@ -152,6 +193,9 @@ def _line(i: Instruction) -> str:
         number = f", {i.number}" if i.number != 1 or i.how == JOIN else ""
         return f"fold  s{i.target}{_part(i.into)} = {i.how}({inputs}{number}) for {i.name}"
     size = "? B" if i.transfer.nbytes is None else f"{i.transfer.nbytes} B"
+    if memory is not None:
+        path = path_of(i.transfer, memory)
+        size += f" in a {'window' if path.window else 'message'} ({path.why})"
     word, slot = ("send", i.source) if isinstance(i, Send) else ("recv", i.target)
     return f"{word}  {_slots((slot,))}{_part(i.part)} #{i.transfer.index} {i.transfer} {size} for {i.transfer.reason}"
 
@@ -445,7 +489,8 @@ class _Emitter:
 def _of_exchange(index: int, message: Message, exchange: Exchange) -> Transfer:
     tensor, task = message.tensor, exchange.task_at(message.src)
     reason = f"{exchange.name}, {exchange.way}: {message.role} {message.number}"
-    return Transfer(index, tensor.name, exchange.dtype, message.shape, message.src, message.dst, task, reason, exchange.op)
+    ends = message.src, message.dst
+    return Transfer(index, tensor.name, exchange.dtype, message.shape, *ends, task, reason, message.in_place, exchange.op)
 
 
 def _transfer(index: int, source: Tensor | Operation, src: int, dst: int, task: Task, why: str) -> Transfer:
@@ -453,7 +498,7 @@ def _transfer(index: int, source: Tensor | Operation, src: int, dst: int, task: 
         return Transfer(index, f"^{source.name}", None, None, src, dst, task, why)
     static = source.static_shape
     shape = None if static is None or None in static else tuple([size for size in static if size is not None])
-    return Transfer(index, source.name, source.dtype.base_dtype, shape, src, dst, task, why, source.op)
+    return Transfer(index, source.name, source.dtype.base_dtype, shape, src, dst, task, why, op=source.op)
 
 
 def frees_after_last_use(program: Program) -> list[tuple[int, ...]]:

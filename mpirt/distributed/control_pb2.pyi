@@ -156,16 +156,14 @@ class Goodbye(_message.Message):
     def __init__(self, calls: _Optional[int] = ..., history: _Optional[int] = ...) -> None: ...
 
 class CreateSession(_message.Message):
-    __slots__ = ("request", "session", "isolate", "where")
+    __slots__ = ("request", "session", "isolate")
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     ISOLATE_FIELD_NUMBER: _ClassVar[int]
-    WHERE_FIELD_NUMBER: _ClassVar[int]
     request: int
     session: int
     isolate: bool
-    where: str
-    def __init__(self, request: _Optional[int] = ..., session: _Optional[int] = ..., isolate: bool = ..., where: _Optional[str] = ...) -> None: ...
+    def __init__(self, request: _Optional[int] = ..., session: _Optional[int] = ..., isolate: bool = ...) -> None: ...
 
 class ExtendSession(_message.Message):
     __slots__ = ("session", "graph_def", "foreign", "constants", "places")
@@ -228,20 +226,22 @@ class ProgramDef(_message.Message):
     def __init__(self, num_slots: _Optional[int] = ..., devices: _Optional[_Iterable[str]] = ..., nodes: _Optional[_Iterable[str]] = ..., transfers: _Optional[_Iterable[_Union[TransferDef, _Mapping]]] = ..., instructions: _Optional[_Iterable[_Union[InstructionDef, _Mapping]]] = ..., constants: _Optional[_Iterable[_Union[ConstantDef, _Mapping]]] = ...) -> None: ...
 
 class TransferDef(_message.Message):
-    __slots__ = ("index", "tensor", "src_rank", "dst_rank", "src", "reason")
+    __slots__ = ("index", "tensor", "src_rank", "dst_rank", "src", "reason", "in_place")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TENSOR_FIELD_NUMBER: _ClassVar[int]
     SRC_RANK_FIELD_NUMBER: _ClassVar[int]
     DST_RANK_FIELD_NUMBER: _ClassVar[int]
     SRC_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    IN_PLACE_FIELD_NUMBER: _ClassVar[int]
     index: int
     tensor: TensorSpec
     src_rank: int
     dst_rank: int
     src: str
     reason: str
-    def __init__(self, index: _Optional[int] = ..., tensor: _Optional[_Union[TensorSpec, _Mapping]] = ..., src_rank: _Optional[int] = ..., dst_rank: _Optional[int] = ..., src: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    in_place: bool
+    def __init__(self, index: _Optional[int] = ..., tensor: _Optional[_Union[TensorSpec, _Mapping]] = ..., src_rank: _Optional[int] = ..., dst_rank: _Optional[int] = ..., src: _Optional[str] = ..., reason: _Optional[str] = ..., in_place: bool = ...) -> None: ...
 
 class InstructionDef(_message.Message):
     __slots__ = ("kind", "node", "device", "inputs", "outputs", "output", "from_space", "to_space", "parts", "name", "how", "number", "labels", "made")

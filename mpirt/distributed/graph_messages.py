@@ -241,9 +241,9 @@ def program_def(program: Program) -> ProgramDef:
     for index in transfers:
         t = program.transfers[index]
         spec = _spec(t.name, t.dtype, t.shape)
-        message.transfers.append(
-            TransferDef(index=index, tensor=spec, src_rank=t.src_rank, dst_rank=t.dst_rank, src=str(t.src), reason=t.reason)
-        )
+        entry = TransferDef(index=index, tensor=spec, src_rank=t.src_rank, dst_rank=t.dst_rank, src=str(t.src))
+        entry.MergeFrom(TransferDef(reason=t.reason, in_place=t.in_place))
+        message.transfers.append(entry)
     return message
 
 
@@ -335,6 +335,8 @@ class _Reader:
             raise _malformed(f"{transfer} can't be the elements {part[0]} to {part[1]}")
         if i.kind == _SEND:
             return Send(transfer, slot, part)
+        if transfer.in_place != (part is not None):
+            raise _malformed(f"{transfer} has a place if it is received in place")
         if part is not None:
             self._check_made(slot, transfer.dtype, part)
         return Recv(transfer, slot, part)
@@ -393,7 +395,7 @@ class _Reader:
         if t.tensor.dtype:
             dtype, shape = _read_spec(t.tensor)
         static = None if shape is None or None in shape else tuple([size for size in shape if size is not None])
-        return Transfer(t.index, t.tensor.name, dtype, static, t.src_rank, t.dst_rank, _task(t.src), t.reason)
+        return Transfer(t.index, t.tensor.name, dtype, static, t.src_rank, t.dst_rank, _task(t.src), t.reason, t.in_place)
 
     def _slot(self, slot: int) -> int:
         if not 0 <= slot < self._num_slots:

@@ -35,6 +35,10 @@ _MAX_NDIM = 64
 _KEPT_NBYTES = 1 << 16
 
 
+Place = Callable[[], np.ndarray[Any, Any]]
+"""Gives the memory, a part of a larger array, into which the message of the next step goes."""
+
+
 class Wait(Protocol):
     """How a step waits: until ``ready()``, under a name, with the job's deadline and ways out."""
 
@@ -72,7 +76,7 @@ class Incoming:
         transfer: Transfer,
         tag: int,
         wait: Wait | None,
-        place: Callable[[], np.ndarray[Any, Any]] | None = None,
+        place: Place | None = None,
     ) -> None:
         self._transport = transport
         self._transfer = transfer
@@ -214,7 +218,7 @@ class Outgoing:
                     f" {text(form.shape)} and its type {form.dtype.name}.",
                     hint="a kernel broke the promise of its shape function; please report it.",
                 )
-            self._start(np.ascontiguousarray(array))
+            self._send_fixed(array)
         elif form.kind == "variable":
             self._send_variable(array)
         else:
@@ -228,6 +232,9 @@ class Outgoing:
         """Whether a message is still under way."""
         self._requests = [r for r in self._requests if not r.test()]
         return bool(self._requests)
+
+    def _send_fixed(self, array: np.ndarray[Any, Any]) -> None:
+        self._start(np.ascontiguousarray(array))
 
     def _send_variable(self, array: np.ndarray[Any, Any]) -> None:
         content = _encode(array, self._form.dtype)
