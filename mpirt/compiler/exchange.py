@@ -1,6 +1,6 @@
 """How the ranks of a collective compute it together: ordinary messages, and instructions for what happens between them.
 
-An exchange is one collective, or several reductions packed into a bucket (`bucket_size`), bound to ranks. `Exchange` decides
+An exchange is one collective, or several reductions packed into a bucket (``buckets``), bound to ranks. `Exchange` decides
 how it goes, lists its messages alike on every rank, and gives the instructions of one rank. Guarantees:
 
 - what is reduced is reduced in one order: tensors of one rank as given, then the ranks in ascending order. Each element is
@@ -34,11 +34,12 @@ from functools import cached_property
 from typing import NamedTuple, Protocol
 
 from mpirt.cluster.task import Task
-from mpirt.compiler.partition import Collective, message_nbytes
+from mpirt.compiler import buckets
+from mpirt.compiler.partition import Collective
 from mpirt.dtypes import DType
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.graph.shapes import is_static, num_elements
-from mpirt.ops.collective_ops import GATHER, REDUCE, REDUCE_SCATTER
+from mpirt.ops.collective_ops import GATHER, REDUCE_SCATTER
 
 ALL_PAIRS_NBYTES = 1 << 16
 ALL_PAIRS_RANKS = 8
@@ -125,14 +126,6 @@ class Emitter(Protocol):
 
     def give(self, tensor: Tensor, slot: int) -> None:
         """Note where the value of an output is."""
-
-
-class Item(NamedTuple):
-    """A collective of an exchange, and where it lies in its bucket."""
-
-    collective: Collective
-    start: int
-    size: int
 
 
 class Exchange:
@@ -275,22 +268,13 @@ def _down(ranks: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield ranks[child - (1 << (child.bit_length() - 1))], ranks[child]
 
 
-def bucket_key(collective: Collective, rank_of: Callable[[Task], int]) -> object:
+def _bucket_key(collective: Collective, rank_of: Callable[[Task], int]) -> object:
     """Equal for collectives that may share an exchange; None for one that must have its own."""
-    op = collective.op
-    shapes = {t.static_shape for t in op.inputs}
-    if op.type != REDUCE or len(shapes) != 1 or not is_static(next(iter(shapes))) or (_nbytes(op) or 0) > BUCKET_NBYTES:
+    kind = buckets.kind_of(collective.op)
+    if kind is None:
         return None
     sources = tuple([rank_of(task) for task in collective.sources])
-    targets = frozenset(rank_of(task) for task in collective.targets[0])
-    return op.attrs["reduction"], op.attrs["divisor"], op.inputs[0].dtype.base_dtype, sources, targets
-
-
-BUCKET_NBYTES = 1 << 20  # a bucket's size; a larger tensor gains nothing
-
-
-def _nbytes(op: Operation) -> int | None:
-    return message_nbytes(op.inputs[0].dtype.base_dtype, op.inputs[0].static_shape)
+    return kind, sources, frozenset(rank_of(task) for task in collective.targets[0])
 
 
 def exchanges(order: Sequence[Collective | None], rank_of: Callable[[Task], int]) -> list[Exchange]:
@@ -305,9 +289,9 @@ def exchanges(order: Sequence[Collective | None], rank_of: Callable[[Task], int]
     key: object = None
     nbytes = 0
     for collective in [*order, None]:
-        mine = None if collective is None else bucket_key(collective, rank_of)
-        size = 0 if mine is None or collective is None else _nbytes(collective.op) or 0
-        if bucket and (mine is None or mine != key or nbytes + size > BUCKET_NBYTES or _depends(collective, bucket)):
+        mine = None if collective is None else _bucket_key(collective, rank_of)
+        size = 0 if mine is None or collective is None else buckets.nbytes_of(collective.op)
+        if bucket and (mine is None or mine != key or nbytes + size > buckets.BUCKET_NBYTES or _depends(collective, bucket)):
             found.append(Exchange(bucket, rank_of))
             bucket, nbytes = [], 0
         if collective is not None:

@@ -241,9 +241,9 @@ def program_def(program: Program) -> ProgramDef:
     for index in transfers:
         t = program.transfers[index]
         spec = _spec(t.name, t.dtype, t.shape)
-        entry = TransferDef(index=index, tensor=spec, src_rank=t.src_rank, dst_rank=t.dst_rank, src=str(t.src))
-        entry.MergeFrom(TransferDef(reason=t.reason, in_place=t.in_place))
-        message.transfers.append(entry)
+        transfer = TransferDef(index=index, tensor=spec, src_rank=t.src_rank, dst_rank=t.dst_rank, src=str(t.src))
+        transfer.MergeFrom(TransferDef(reason=t.reason, in_place=t.in_place))
+        message.transfers.append(transfer)
     return message
 
 

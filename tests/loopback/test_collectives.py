@@ -26,13 +26,12 @@ DTYPES = ("float16", "float32", "float64", "int8", "int32", "int64", "complex64"
 
 
 @contextmanager
-def limits(all_pairs_nbytes: int, all_pairs_ranks: int, segment_nbytes: int, bucket_nbytes: int = 1 << 20) -> Iterator[None]:
+def limits(all_pairs_nbytes: int, all_pairs_ranks: int, segment_nbytes: int) -> Iterator[None]:
     """Other limits between the ways of an exchange, so that small tensors on few ranks go every way."""
     names = {
         "ALL_PAIRS_NBYTES": all_pairs_nbytes,
         "ALL_PAIRS_RANKS": all_pairs_ranks,
         "SEGMENT_NBYTES": segment_nbytes,
-        "BUCKET_NBYTES": bucket_nbytes,
     }
     before = {name: getattr(exchange, name) for name in names}
     vars(exchange).update(names)
