@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from mpirt.compiler.exchange import Fold, Make, View
 from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, is_state
 from mpirt.graph.graph import Operation, Tensor
 
@@ -269,6 +270,8 @@ class _Assigner:
                     roots[i.outputs[0]] = roots.get(i.inputs[0], i.inputs[0])
                 else:
                     held.update(i.inputs)
+            elif isinstance(i, View):
+                roots[i.target] = roots.get(i.source, i.source)
             elif isinstance(i, Send | Move):
                 held.add(i.source)
         self.staying = {roots.get(slot, slot) for slot in self.program.fetches}
@@ -447,7 +450,7 @@ class _Assigner:
             for slot, form in segment.outputs:
                 self._count(change, segment.last if slot in segment.homes else segment.first, slot, form.nbytes)
         for position, i in enumerate(self.program.instructions):
-            if of_segment[position] >= 0 or not isinstance(i, Run | Recv | Move):
+            if of_segment[position] >= 0 or not isinstance(i, Run | Recv | Move | Make | Fold):
                 continue
             for born, slot, tensor, nbytes in _made(i, position):
                 if nbytes is None:
@@ -464,11 +467,16 @@ class _Assigner:
             change[(self.buffers.segments[number].last if number >= 0 else end) + 1] -= nbytes
 
 
-def _made(i: Run | Recv | Move, position: int) -> Iterator[tuple[int, int, str, int | None]]:
+def _made(i: Run | Recv | Move | Make | Fold, position: int) -> Iterator[tuple[int, int, str, int | None]]:
     """What an instruction makes: since when it takes memory, its slot, its name, its bytes (None if unknown)."""
     if isinstance(i, Recv):
-        if i.target != NO_SLOT:
+        if i.target != NO_SLOT and i.part is None:
             yield 0, i.target, i.transfer.name, i.transfer.nbytes  # its receive is posted when the step begins
+    elif isinstance(i, Make):
+        yield 0, i.target, f"s{i.target}", prod(i.shape) * i.dtype.size  # where receives go that are posted then
+    elif isinstance(i, Fold):
+        if i.into is None and i.labels:  # else it is small
+            yield position, i.target, i.name, None
     elif isinstance(i, Move):
         if i.to_space == HOST:
             yield position, i.target, i.tensor.name, _nbytes(i.tensor)

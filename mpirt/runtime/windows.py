@@ -26,7 +26,7 @@ import numpy as np
 
 from mpirt import errors
 from mpirt.compiler.program import WORD_NBYTES, Transfer, path_of
-from mpirt.runtime.rendezvous import DeadTensor, Incoming, Outgoing, Wait
+from mpirt.runtime.rendezvous import DeadTensor, Incoming, Outgoing, Place, Wait
 from mpirt.transport.base import Transport
 from mpirt.transport.window import FREE, FULL, SOLE_HOLDER, Window, WindowView
 
@@ -36,10 +36,11 @@ _MOST_WINDOWS = 2
 _log = logging.getLogger("mpirt")
 
 
-def receiving_end(transport: Transport, transfer: Transfer, tag: int, wait: Wait | None) -> Incoming:
-    """The receiving end of ``transfer``, by the path that the plan has for it."""
-    kind = WindowIncoming if path_of(transfer, transport.memory).window else Incoming
-    return kind(transport, transfer, tag, wait)
+def receiving_end(transport: Transport, transfer: Transfer, tag: int, wait: Wait | None, place: Place | None = None) -> Incoming:
+    """The receiving end of ``transfer``, by the path that the plan has for it; ``place`` gives what one in place is received into."""
+    if path_of(transfer, transport.memory).window:
+        return WindowIncoming(transport, transfer, tag, wait)
+    return Incoming(transport, transfer, tag, wait, place)
 
 
 def sending_end(transport: Transport, transfer: Transfer, tag: int, wait: Wait | None) -> Outgoing:
