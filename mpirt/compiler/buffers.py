@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from mpirt.compiler.exchange import Fold, Make, View
 from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, is_state
 from mpirt.graph.graph import Operation, Tensor
 
@@ -271,8 +272,15 @@ class _Assigner:
                     roots[i.outputs[0]] = roots.get(i.inputs[0], i.inputs[0])
                 else:
                     held.update(i.inputs)
-            elif not isinstance(i, Read | Recv | Send) or isinstance(i, Send) and i.transfer.index not in packed:
+            elif isinstance(i, View):
+                roots[i.target] = roots.get(i.source, i.source)
+            elif isinstance(i, Fold):
+                if i.into is None:  # of a single input it may be that one
+                    held.update(i.inputs)
+            elif isinstance(i, Move) or isinstance(i, Send) and i.transfer.index not in packed:
                 held.add(i.source)
+            else:
+                assert isinstance(i, Read | Recv | Make | Send), f"who holds what {i} reads?"
         self.staying = {roots.get(slot, slot) for slot in self.program.fetches}
         held.update(self.staying)
         held.update([root for view, root in roots.items() if view in held])
@@ -449,7 +457,7 @@ class _Assigner:
             for slot, form in segment.outputs:
                 self._count(change, segment.last if slot in segment.homes else segment.first, slot, form.nbytes)
         for position, i in enumerate(self.program.instructions):
-            if of_segment[position] >= 0 or not isinstance(i, Run | Recv | Move):
+            if of_segment[position] >= 0 or not isinstance(i, Run | Recv | Move | Make | Fold):
                 continue
             for born, slot, tensor, nbytes in _made(i, position):
                 if nbytes is None:
@@ -466,11 +474,16 @@ class _Assigner:
             change[(self.buffers.segments[number].last if number >= 0 else end) + 1] -= nbytes
 
 
-def _made(i: Run | Recv | Move, position: int) -> Iterator[tuple[int, int, str, int | None]]:
+def _made(i: Run | Recv | Move | Make | Fold, position: int) -> Iterator[tuple[int, int, str, int | None]]:
     """What an instruction makes: since when it takes memory, its slot, its name, its bytes (None if unknown)."""
     if isinstance(i, Recv):
-        if i.target != NO_SLOT:
+        if i.target != NO_SLOT and i.part is None:
             yield 0, i.target, i.transfer.name, i.transfer.nbytes  # its receive is posted when the step begins
+    elif isinstance(i, Make):
+        yield 0, i.target, f"s{i.target}", prod(i.shape) * i.dtype.size  # where receives go that are posted then
+    elif isinstance(i, Fold):
+        if i.into is None and i.labels:  # else it is small
+            yield position, i.target, i.name, None
     elif isinstance(i, Move):
         if i.to_space == HOST:
             yield position, i.target, i.tensor.name, _nbytes(i.tensor)

@@ -35,8 +35,8 @@ Packet = tuple["Transfer", ...]
 
 
 def is_small(transfer: Transfer) -> bool:
-    """Whether a transfer is short enough for a packet, and of a size known while compiling."""
-    return 0 < packed_nbytes(transfer) <= PACKET_NBYTES
+    """Whether a transfer is short enough for a packet, and of a size known while compiling; one that is received in its place isn't."""
+    return not transfer.in_place and 0 < packed_nbytes(transfer) <= PACKET_NBYTES
 
 
 def packed_nbytes(transfer: Transfer) -> int:
@@ -93,6 +93,10 @@ class _Packer:
         for node in self.plan.nodes:
             rank = self.rank_of(node.device.task)
             coming = {by_edge[edge] for edge in node.waits if edge in by_edge} - received
+            collective = None if node.fed is not None else self.plan.collectives.get(node.op)
+            if collective is not None:  # all that take part wait for one another
+                for task in collective.tasks:
+                    self._close(self.rank_of(task))
             if coming or not _is_quick(node):
                 received |= coming
                 self._close(rank)

@@ -25,13 +25,15 @@ from mpirt import errors
 from mpirt.cluster.task import Task
 from mpirt.compiler.body import compile_body
 from mpirt.compiler.buffers import assign_buffers
+from mpirt.compiler.exchange import Fold, Make, Part, View
 from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, is_state
 from mpirt.graph.function import Function, has_body
 from mpirt.graph.graph import Operation
 from mpirt.graph.op_def import Blocked, Pending
 from mpirt.runtime.device import CudaGpu, Device
-from mpirt.runtime.packets import OutgoingPart, Packets
+from mpirt.runtime.folding import Made, fold_call, part_of, view_call
+from mpirt.runtime.packets import IncomingPart, OutgoingPart, Packets
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
 from mpirt.runtime.resources import ResourceManager
 from mpirt.runtime.segments import SEGMENT, Instruction, Lane
@@ -210,6 +212,11 @@ class Executor:
                 self._code.append((_read, (instruction.source,), instruction.target, frees))
             elif isinstance(instruction, Move):
                 self._code.append((_move(instruction, state), (instruction.source,), instruction.target, frees))
+            elif isinstance(instruction, View):
+                self._code.append((view_call(instruction), (instruction.source,), instruction.target, frees))
+            elif isinstance(instruction, Fold):
+                out = instruction.target if instruction.into is None else NO_SLOT
+                self._code.append((*fold_call(instruction), out, frees))
             else:
                 self._code.append((_unbound, (), NO_SLOT, frees))
         self._bind_messages()
@@ -240,7 +247,11 @@ class Executor:
         self._incoming: list[Incoming | Packets] = []
         self._outgoing: list[Outgoing | OutgoingPart] = []  # one for each `Send`
         packets: Packets | None = None
+        made: dict[int, Made] = {}
         for position, instruction in enumerate(self.program.instructions):
+            if isinstance(instruction, Make):
+                array = made[instruction.target] = Made(instruction)
+                self._code[position] = (array.take, (), instruction.target, self._code[position][3])
             if not isinstance(instruction, Send | Recv):
                 continue
             transport, transfer, frees = self._transport, instruction.transfer, self._code[position][3]
@@ -252,13 +263,26 @@ class Executor:
             if isinstance(instruction, Send):
                 outgoing = packets.sending_end(transfer) or sending_end(transport, transfer, tag, self._wait)
                 self._outgoing.append(outgoing)
-                self._code[position] = (outgoing.send, () if instruction.source == NO_SLOT else (instruction.source,), NO_SLOT, frees)
+                if instruction.source in made:
+                    made[instruction.source].sent_by(outgoing.pending)
+                send = outgoing.send if instruction.part is None else partial(_send_part, outgoing, instruction.part)
+                self._code[position] = (send, () if instruction.source == NO_SLOT else (instruction.source,), NO_SLOT, frees)
             else:
-                part = packets.receiving_end(transfer)
-                if part is None:
-                    incoming = receiving_end(transport, transfer, tag, self._wait)
-                    self._incoming.append(incoming)
-                self._code[position] = ((part or incoming).take, (), instruction.target, frees)
+                part = instruction.part
+                end: Incoming | IncomingPart | None = packets.receiving_end(transfer)
+                if end is None:
+                    place = None if part is None else partial(made[instruction.target].part, part)
+                    end = receiving_end(transport, transfer, tag, self._wait, place)
+                    self._incoming.append(end)
+                self._code[position] = (end.take, (), instruction.target if part is None else NO_SLOT, frees)
+        self._made = list(made.values())
+
+    def _post(self) -> None:
+        """Get everything ready that messages of the next step come into."""
+        for array in self._made:
+            array.begin()
+        for incoming in self._incoming:
+            incoming.post()
 
     def run(self, feeds: Mapping[int, Any], failure: Failure | None = None, block: Block | None = None) -> list[Any]:
         """One step, from its beginning to its end.
@@ -278,8 +302,7 @@ class Executor:
         StepFailed
             If anything failed here, or elsewhere before what this rank waited for.
         """
-        for incoming in self._incoming:
-            incoming.post()
+        self._post()
         if failure is not None:
             self._end_dead(0)
             raise StepFailed(failure)
@@ -307,8 +330,7 @@ class Executor:
     def start(self, feeds: Mapping[int, Any]) -> None:
         """Begin a step that `advance` carries on; the last one has ended."""
         self._index, self.blocked = 0, None
-        for incoming in self._incoming:
-            incoming.post()
+        self._post()
         self._lane = self._take_lane()
         values = self._values = self._lane.template.copy()
         for slot, value in feeds.items():
@@ -464,7 +486,9 @@ class Executor:
             op = instruction.op
         elif isinstance(instruction, Move):
             op = instruction.tensor.op
-        else:
+        elif isinstance(instruction, Fold):
+            op = instruction.op
+        elif isinstance(instruction, Send | Recv):
             op = instruction.transfer.op
         return Failure(op_error(error, op), op, device, "".join(traceback.format_exception(error)))
 
@@ -534,6 +558,10 @@ def _out(run: Run) -> int | tuple[int, ...]:
     if not outputs:
         return NO_SLOT
     return run.outputs[0] if len(outputs) == 1 and not outputs[0].is_list else run.outputs
+
+
+def _send_part(outgoing: Outgoing | OutgoingPart, part: Part, array: Any) -> None:
+    outgoing.send(part_of(array, part))
 
 
 def _read(cell: Any) -> Any:
