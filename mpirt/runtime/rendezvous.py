@@ -257,10 +257,7 @@ class Outgoing:
 
 def comes_soon(ready: Callable[[], bool]) -> bool:
     """Whether something comes in the time that it takes to begin a wait: most messages of small operations do."""
-    for _ in _LOOKS:
-        if ready():
-            return True
-    return False
+    return any(ready() for _ in _LOOKS)
 
 
 def described(transfer: Transfer) -> str:
