@@ -7,6 +7,7 @@ evaluation (tests/reference.py) uses the kernels for GPUs. scripts/gpu-check run
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.mpirun_plugin import IN_RANK
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gpu", action="store_true", help="on a real GPU: run tests marked gpu, and kernels of references there")
+    parser.addoption("--gpu-kernels", metavar="DIR", help="with --gpu: note in DIR the operation types whose kernels ran there")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -41,3 +43,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.get_closest_marker("gpu")]
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    folder = session.config.getoption("--gpu-kernels")
+    if folder and not IN_RANK:
+        from tests import reference
+
+        Path(folder, f"{os.getpid()}.txt").write_text("\n".join(sorted(reference.RAN)))

@@ -23,6 +23,7 @@ from mpirt.runtime.device import CpuDevice, Device, open_device
 
 CPU = CpuDevice()
 DEVICE = "CPU:0"  # of references that name none; pytest --gpu changes it
+RAN: set[str] = set()  # operation types whose kernel has run on another device than a CPU
 
 
 class Reference:
@@ -65,6 +66,8 @@ class Reference:
         has_strings = any(t.dtype.base_dtype is dtypes.string for t in (*op.inputs, *op.outputs))
         device = self.device if kind in op.definition.kernels and not has_strings else CPU
         kernel = op.definition.kernels[device.name.partition(":")[0]]
+        if device is not CPU:
+            RAN.add(op.type)
         inputs = []
         for tensor, arg in zip(op.inputs, _flat(op, op.definition.inputs), strict=True):
             value = values[tensor.op.name, tensor.value_index]
