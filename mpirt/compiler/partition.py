@@ -126,9 +126,12 @@ class _Crossing:
         for tensor in op.inputs:
             if self._home(tensor) != dst:
                 found[self._edge(tensor, self._origin(tensor), dst)] = None
-        for control in control_producers(op, self._fed):
+        controls = control_producers(op, self._fed)
+        told = {self.edges[i].after for i in found} if controls else set()
+        for control in controls:
             # A tensor that starts behind the same operation and comes to this task anyway tells as much as a message of its own.
-            if self._placement[control].task != dst and all(self.edges[i].after is not control for i in found):
+            if self._placement[control].task != dst and control not in told:
+                told.add(control)
                 carrier = next((t for t in control.outputs if (t, control, dst) in self._known and t not in self._fed), control)
                 found[self._edge(carrier, control, dst)] = None
         self._note_change(op)

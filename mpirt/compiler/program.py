@@ -102,6 +102,44 @@ class Recv:
 
 Instruction = Run | Read | Move | Send | Recv
 
+WINDOW_NBYTES = 1 << 16  # smaller tensors are there as soon in a message
+WORD_NBYTES = 16  # the message that tells of a tensor in a window: its number, and where the window is
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """How a transfer gets to its rank.
+
+    Attributes
+    ----------
+    window : through memory that both ranks share, with a message of a few bytes; else in the message
+    why : for people
+    """
+
+    window: bool
+    why: str
+
+
+def path_of(transfer: Transfer, memory: Sequence[int]) -> Path:
+    """How ``transfer`` travels; both its ends decide by this one rule.
+
+    Parameters
+    ----------
+    memory : ``Transport.memory``; ranks of the same number can share windows
+    """
+    nbytes = transfer.nbytes
+    if transfer.dtype is None:
+        return Path(False, "a token")
+    if nbytes is None:
+        return Path(False, "size known at run time only")
+    if nbytes < WINDOW_NBYTES:
+        return Path(False, "small")
+    if memory[transfer.src_rank] != memory[transfer.dst_rank]:
+        return Path(False, "no shared memory")
+    if transfer.reason == FETCH:
+        return Path(False, "becomes the user's own array")
+    return Path(True, "large, on one host")
+
 
 @dataclass(slots=True)
 class Program:
@@ -121,19 +159,19 @@ class Program:
         slots = {i.target for i in self.instructions if isinstance(i, Recv) and i.transfer.reason == FETCH}
         return tuple([slot in slots for slot in self.fetches])
 
-    def text(self) -> str:
-        """The program for people (``MPIRT_DUMP_PROGRAM``)."""
+    def text(self, memory: Sequence[int] | None = None) -> str:
+        """The program for people (``MPIRT_DUMP_PROGRAM``); with ``Transport.memory`` also how each transfer travels, and why."""
         lines = [f"rank {self.rank}: {len(self.instructions)} instructions, {self.num_slots} slots"]
         lines += [f"  feed  s{slot} = {t.name}" for t, slot in self.feeds.items()]
         lines += [f"  const s{slot} = {op.name} on {device}" for slot, op, device in self.constants]
         for instruction, frees in zip(self.instructions, self.frees, strict=True):
             drop = f"   # drop {', '.join(f's{i}' for i in frees)}" if frees else ""
-            lines.append(f"  {_line(instruction)}{drop}")
+            lines.append(f"  {_line(instruction, memory)}{drop}")
         lines += [f"  fetch {'-' if slot == NO_SLOT else f's{slot}'}" for slot in self.fetches]
         return "\n".join(lines) + "\n"
 
 
-def _line(i: Instruction) -> str:
+def _line(i: Instruction, memory: Sequence[int] | None) -> str:
     if isinstance(i, Run):
         return f"run   {_slots(i.outputs)} = {i.op.type} {i.op.name}({_slots(i.inputs)}) on {i.device}"
     if isinstance(i, Read):
@@ -141,6 +179,9 @@ def _line(i: Instruction) -> str:
     if isinstance(i, Move):
         return f"move  s{i.target} = s{i.source} {i.tensor.name} {i.from_space or 'host'} -> {i.to_space or 'host'}"
     size = "? B" if i.transfer.nbytes is None else f"{i.transfer.nbytes} B"
+    if memory is not None:
+        path = path_of(i.transfer, memory)
+        size += f" in a {'window' if path.window else 'message'} ({path.why})"
     if isinstance(i, Send):
         return f"send  {_slots((i.source,))} #{i.transfer.index} {i.transfer} {size} for {i.transfer.reason}"
     return f"recv  {_slots((i.target,))} #{i.transfer.index} {i.transfer} {size} for {i.transfer.reason}"

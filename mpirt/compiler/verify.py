@@ -79,11 +79,13 @@ def _check_waits(node: Node, plan: Plan, fed: Set[Tensor]) -> None:
             raise _refuse(f"{node.op.name!r} on {here} can't wait for {edge}")
     if node.fed is not None:
         return
+    brought = {edge.source for edge in have}
+    told = {op for edge in have if edge.source not in fed for op in (edge.producer, edge.after)}
     for tensor in node.op.inputs:
-        if plan.device_of(tensor).task != here and all(e.source is not tensor for e in have):
+        if plan.device_of(tensor).task != here and tensor not in brought:
             raise _refuse(f"nothing brings {tensor.name!r} to {node.op.name!r} on {here}")
     for control in control_producers(node.op, fed):
-        if plan.placement[control].task != here and all(control not in (e.producer, e.after) or e.source in fed for e in have):
+        if plan.placement[control].task != here and control not in told:
             raise _refuse(f"nothing tells {node.op.name!r} on {here} that {control.name!r} has run")
 
 

@@ -156,16 +156,14 @@ class Goodbye(_message.Message):
     def __init__(self, calls: _Optional[int] = ..., history: _Optional[int] = ...) -> None: ...
 
 class CreateSession(_message.Message):
-    __slots__ = ("request", "session", "isolate", "where")
+    __slots__ = ("request", "session", "isolate")
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     ISOLATE_FIELD_NUMBER: _ClassVar[int]
-    WHERE_FIELD_NUMBER: _ClassVar[int]
     request: int
     session: int
     isolate: bool
-    where: str
-    def __init__(self, request: _Optional[int] = ..., session: _Optional[int] = ..., isolate: bool = ..., where: _Optional[str] = ...) -> None: ...
+    def __init__(self, request: _Optional[int] = ..., session: _Optional[int] = ..., isolate: bool = ...) -> None: ...
 
 class ExtendSession(_message.Message):
     __slots__ = ("session", "graph_def", "foreign", "constants", "places")

@@ -202,7 +202,7 @@ class Outgoing:
                     f" {text(form.shape)} and its type {form.dtype.name}.",
                     hint="a kernel broke the promise of its shape function; please report it.",
                 )
-            self._start(np.ascontiguousarray(array))
+            self._send_fixed(array)
         elif form.kind == "variable":
             self._send_variable(array)
         else:
@@ -216,6 +216,9 @@ class Outgoing:
         """Whether a message is still under way."""
         self._requests = [r for r in self._requests if not r.test()]
         return bool(self._requests)
+
+    def _send_fixed(self, array: np.ndarray[Any, Any]) -> None:
+        self._start(np.ascontiguousarray(array))
 
     def _send_variable(self, array: np.ndarray[Any, Any]) -> None:
         content = _encode(array, self._form.dtype)

@@ -1,0 +1,79 @@
+"""One PNG for each line of the suite: a panel for each figure, the contestants side by side with their spread.
+
+Without matplotlib (the extra ``bench``) there are no plots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+COLORS = {"mpirt": "#1f77b4", "mpi4py": "#ff7f0e", "tensorflow": "#2ca02c", "limit": "#7f7f7f", "numpy": "#9467bd"}
+COLUMNS = 2
+
+
+def plot(report: Mapping[str, Any], path: Path) -> None:
+    """Write ``path``; nothing where matplotlib isn't installed or there is nothing to show."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    panels: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in report["rows"]:
+        if row["values"]:
+            panels.setdefault((row["figure"], row["unit"]), []).append(row)
+    if not panels:
+        return
+    lines = -(-len(panels) // COLUMNS)
+    figure = Figure(figsize=(7 * COLUMNS, 4.2 * lines), layout="constrained")
+    FigureCanvasAgg(figure)
+    share = report["noise"]["other processes' share"]
+    noise = "" if share is None else f"; other processes used {share:.0%} of the cores"
+    figure.suptitle(f"{report['line']}: medians, 10th to 90th percentile{noise}")
+    for number, ((name, unit), rows) in enumerate(panels.items()):
+        axes = figure.add_subplot(lines, COLUMNS, number + 1)
+        axes.set_title(name, fontsize=10)
+        axes.set_ylabel(unit)
+        draw = _lines if len(rows) > 2 else _bars
+        draw(axes, rows)
+        axes.set_xticks(range(len(rows)), [row["case"] for row in rows], rotation=30, ha="right", fontsize=8)
+        medians = [value["median"] for row in rows for value in row["values"].values()]
+        if min(medians) > 0 and max(medians) > 20 * min(medians):
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+        axes.grid(axis="y", alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def _contestants(rows: list[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row["values"]))
+
+
+def _spread(found: Mapping[str, float]) -> tuple[float, float]:
+    """How far below and above the median the percentiles are."""
+    return max(0.0, found["median"] - found["p10"]), max(0.0, found["p90"] - found["median"])
+
+
+def _lines(axes: Any, rows: list[Mapping[str, Any]]) -> None:
+    for name in _contestants(rows):
+        points = [(x, row["values"][name]) for x, row in enumerate(rows) if name in row["values"]]
+        below, above = zip(*(_spread(value) for _, value in points), strict=True)
+        xs, ys = [x for x, _ in points], [value["median"] for _, value in points]
+        axes.errorbar(xs, ys, yerr=[below, above], label=name, color=COLORS.get(name), marker="o", ms=4, capsize=2)
+
+
+def _bars(axes: Any, rows: list[Mapping[str, Any]]) -> None:
+    names = _contestants(rows)
+    width = 0.8 / len(names)
+    for position, name in enumerate(names):
+        for x, row in enumerate(rows):
+            if name in row["values"]:
+                value = row["values"][name]
+                below, above = _spread(value)
+                place = x + (position - (len(names) - 1) / 2) * width
+                label = name if name not in axes.get_legend_handles_labels()[1] else None
+                axes.bar(place, value["median"], width, yerr=[[below], [above]], label=label, color=COLORS.get(name), capsize=2)

@@ -1,0 +1,151 @@
+"""The benchmark suite: python scripts/bench/run.py [--quick] [--only edge,taskbench] [--results FOLDER]
+
+Runs each line of the suite as a job of its own, ``mpirun -n N python scripts/bench/<line>.py --json FILE``, one after the other,
+and leaves in the results folder: ``results.json`` (all of it), one ``<line>-<ranks>.png`` for each line (with matplotlib), and
+``<line>-<ranks>.log``, what the line printed. Ends with status 1 if a line failed, and names it; the other lines still run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from figures import machine, print_report
+from plots import plot
+from rich.console import Console
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.launch import Job, Launcher, find_launcher, tail  # noqa: E402 - the folder above must be in the path
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One script of the suite, run once with each number of ranks."""
+
+    name: str
+    ranks: tuple[int, ...] = (2,)
+
+
+LINES = (
+    Line("edge"),
+    Line("taskbench"),
+    Line("operations", (1,)),
+    Line("training"),
+    Line("collectives", (2, 4)),
+    Line("planning"),
+    Line("plans", (1,)),
+    Line("memory", (1,)),
+    Line("servers"),
+    Line("scale"),
+)
+
+
+class Failed(Exception):  # noqa: N818 - says what became of a line
+    """A line gave no results."""
+
+
+def run_line(line: Line, ranks: int, launcher: Launcher, results: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Run a line on ``ranks`` ranks; its report.
+
+    Raises
+    ------
+    Failed
+        If it ended with an error, past the time limit, or without a report.
+    """
+    name = f"{line.name}-{ranks}"
+    path = results / f"{name}.json"
+    path.unlink(missing_ok=True)
+    arguments = [str(HERE / f"{line.name}.py"), "--json", str(path)]
+    arguments += ["--quick"] if args.quick else []
+    arguments += ["--rounds", str(args.rounds)] if args.rounds else []
+    arguments += ["--tensorflow", args.tensorflow] if args.tensorflow else []
+    # The launcher takes the settings of mpirt away, which a test must not inherit; here they are part of what is measured.
+    settings = {name: value for name, value in os.environ.items() if name.startswith("MPIRT_")}
+    with Job(launcher, ranks, arguments, env=settings) as job:
+        result = job.wait(args.timeout)
+    (results / f"{name}.log").write_text(f"{result.stdout}\n{result.stderr}")
+    if result.timed_out:
+        raise Failed(f"no end after {args.timeout:g} s\n{result}")
+    if result.rc != 0:
+        raise Failed(f"exit status {result.rc}\n{tail(result.stderr or result.stdout, 2000)}")
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise Failed(f"ended well, but left no report: {error}") from None
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def summary(reports: list[dict[str, Any]], console: Console) -> None:
+    """How many targets are reached, and which are not."""
+    verdicts = [(report, row) for report in reports for row in report["rows"] if row["target"]]
+    if not verdicts:
+        return
+    reached = sum(row["verdict"].startswith("reached") for _, row in verdicts)
+    console.print(f"{reached} of {len(verdicts)} targets reached")
+    for report, row in verdicts:
+        if not row["verdict"].startswith("reached"):
+            found = row["ratios"].get(row["target"]["ratio"]) or row["values"].get(row["target"]["ratio"]) or {"median": float("nan")}
+            bound = row["target"].get("at_most", row["target"].get("at_least"))
+            text = f"{row['target']['ratio']} is {found['median']:.3g}, to reach {bound:g}"
+            console.print(f"  {report['line']}, {row['figure']}, {row['case']}: {row['verdict']}: {text}")
+
+
+def main() -> int:
+    """Run the lines that are asked for; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds: the whole suite in under 3 minutes")
+    parser.add_argument("--only", metavar="LINE,...", help=f"of {', '.join(line.name for line in LINES)}")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: ./results")
+    parser.add_argument("--mpirun", help="the launcher (default: the one beside this Python, or in PATH)")
+    parser.add_argument("--rounds", type=int, help="of every line")
+    parser.add_argument("--tensorflow", metavar="PYTHON", help="an interpreter with TensorFlow (default: this one, if it has it)")
+    parser.add_argument("--timeout", type=float, default=1200.0, metavar="SECONDS", help="for each line")
+    args = parser.parse_args()
+    names = args.only.split(",") if args.only else [line.name for line in LINES]
+    unknown = sorted(set(names) - {line.name for line in LINES})
+    if unknown:
+        parser.error(f"--only: no line is called {', '.join(map(repr, unknown))}; there are {', '.join(line.name for line in LINES)}.")
+
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    console = Console(width=170, highlight=False)
+    launcher = find_launcher(args.mpirun)
+    args.results.mkdir(parents=True, exist_ok=True)
+    reports: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    for line in LINES:
+        for ranks in line.ranks if line.name in names else ():
+            began = time.monotonic()
+            try:
+                report = run_line(line, ranks, launcher, args.results, args)
+            except Failed as failure:
+                failed[f"{line.name} on {ranks} ranks"] = str(failure)
+                console.print(f"[bold]{line.name} on {ranks} ranks FAILED[/bold]: ", end="")
+                console.print(str(failure), markup=False)
+                continue
+            report |= {"ranks": ranks, "seconds": time.monotonic() - began}
+            reports.append(report)
+            print_report(report, console)
+            console.print(f"{line.name} took {report['seconds']:.0f} s\n")
+            plot(report, args.results / f"{line.name}-{ranks}.png")
+    found = machine() | {"mpi": launcher.version.splitlines()[0] if launcher.version else launcher.mpi}
+    everything = {"machine": found, "quick": args.quick, "reports": reports, "failed": failed}
+    (args.results / "results.json").write_text(json.dumps(everything, indent=1))
+    summary(reports, console)
+    console.print(f"results in {args.results}")
+    if failed:
+        console.print(f"[bold]failed: {', '.join(failed)}[/bold]")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
