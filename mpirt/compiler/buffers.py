@@ -398,7 +398,7 @@ class _Assigner:
 
     def _chain(self, part: Part) -> None:
         homes, held, ends = self.homes, self.held, self.ends
-        first, end = part.calls[0][0], part.calls[-1][0]
+        _first, end = part.calls[0][0], part.calls[-1][0]
         inside = set()
         for _, _, _, output in part.calls:
             if output not in held:

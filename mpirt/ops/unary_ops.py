@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from mpirt import dtypes, errors
 from mpirt.dtypes import COMPLEX, FLOATING, NUMERIC, DType
 from mpirt.graph.graph import Operation, Tensor, get_default_graph

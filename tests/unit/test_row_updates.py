@@ -41,7 +41,7 @@ def xp(request: pytest.FixtureRequest) -> Any:
     return SimpleNamespace(**names, **{name: UfuncAt(name) for name in ATOMIC}, array=lambda a: a.copy().view(Unordered), asnumpy=np.asarray)
 
 
-TYPES = "int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()
+TYPES = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"]
 
 
 def numbers(dtype: str, *shape: int) -> Any:
