@@ -36,7 +36,7 @@ def tables(reports: dict[str, Any]) -> list[str]:
         lines += [f"### {name}", ""]
         contestants = list(dict.fromkeys(who for row in report["rows"] for who in row["values"]))
         ratios = list(dict.fromkeys(who for row in report["rows"] for who in row["ratios"]))
-        lines += [f"| figure | case | {' | '.join([*(f'{c}, us' for c in contestants), *ratios])} |"]
+        lines += [f"| figure | case | {' | '.join([*contestants, *ratios])} |"]
         lines += ["|---" * (2 + len(contestants) + len(ratios)) + "|"]
         for row in report["rows"]:
             cells = [text(row["values"][c]) if c in row["values"] else "" for c in contestants]
@@ -56,15 +56,9 @@ def main() -> int:
     versions = [f"{p} {importlib.metadata.version(p)}" for p in ("cupy-cuda12x", "cupy-cuda13x", "numpy", "mpi4py") if _has(p)]
     today = datetime.date.today().isoformat()
     lines = [f"# {gpu}, {today}", "", "Written by `scripts/gpu-check`.", ""]
-    lines += [
-        f"GPU: {gpu}, {properties['totalGlobalMem'] / 2**30:.0f} GiB; driver {driver}, CUDA runtime {cupy.cuda.runtime.runtimeGetVersion()}; "
-        f"Python {platform.python_version()}, {', '.join(versions)}.",
-        "",
-        "## Tests",
-        "",
-        "| tests | passed | failed | skipped | seconds |",
-        "|---|---|---|---|---|",
-    ]
+    software = [f"driver {driver}", f"CUDA runtime {cupy.cuda.runtime.runtimeGetVersion()}", f"Python {platform.python_version()}"]
+    lines += [f"{properties['totalGlobalMem'] / 2**30:.0f} GiB; {', '.join([*software, *versions])}.", "", "## Tests", ""]
+    lines += ["| tests | passed | failed | skipped | seconds |", "|---|---|---|---|---|"]
     failures, total = [], 0
     for path in sorted(work.glob("*.xml")):
         suite = ElementTree.parse(path).getroot()
@@ -72,7 +66,8 @@ def main() -> int:
         count = {key: int(suite.get(key, "0")) for key in ("tests", "failures", "errors", "skipped")}
         bad = count["failures"] + count["errors"]
         total += count["tests"]
-        lines.append(f"| {path.stem} | {count['tests'] - bad - count['skipped']} | {bad} | {count['skipped']} | {float(suite.get('time', 0)):.0f} |")
+        passed, seconds = count["tests"] - bad - count["skipped"], float(suite.get("time", "0"))
+        lines.append(f"| {path.stem} | {passed} | {bad} | {count['skipped']} | {seconds:.0f} |")
         for case in suite.iter("testcase"):
             for child in case:
                 if child.tag in ("failure", "error"):
@@ -85,7 +80,8 @@ def main() -> int:
         lines.append(f"Not among them: {', '.join(sorted(have - ran))}.")
     reports = {path.stem: json.loads(path.read_text()) for path in sorted(work.glob("*.json"))}
     if reports:
-        lines += ["", "## Figures", "", "Medians (10th - 90th percentile) of interleaved rounds; ratios are of rounds.", "", *tables(reports)]
+        how = "Medians (10th - 90th percentile) of interleaved rounds, in us; ratios are those of the rounds."
+        lines += ["", "## Figures", "", how, "", *tables(reports)]
     results.mkdir(parents=True, exist_ok=True)
     path = results / f"{re.sub(r'[^a-z0-9]+', '-', gpu.lower()).strip('-')}-{today}.md"
     path.write_text("\n".join(lines).rstrip() + "\n")

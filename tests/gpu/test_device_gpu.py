@@ -32,7 +32,8 @@ def gpu() -> CudaGpu:
 
 # ------------------------------------------------------------------------------------------------------------- copies
 
-DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64", "complex64", "complex128"]
+INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+DTYPES = ["bool", *INTEGERS, "float16", "float32", "float64", "complex64", "complex128"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -48,6 +49,8 @@ def test_an_array_comes_back_as_it_went(gpu: CudaGpu, shape: tuple[int, ...], dt
 
 def test_views_that_are_not_contiguous_come_and_go_as_values(gpu: CudaGpu) -> None:
     array = np.arange(60.0).reshape(3, 4, 5)
+    large = np.arange(60_000.0).reshape(30, 40, 50)  # comes back to page-locked memory
+    np.testing.assert_array_equal(gpu.to_host(gpu.from_host(large).T[:, ::3]), large.T[:, ::3])
     for view in (array.T, array[::2, ::-1], array[:, 1], np.broadcast_to(array[0], (2, 4, 5))):
         np.testing.assert_array_equal(gpu.to_host(gpu.from_host(view)), view)
         np.testing.assert_array_equal(gpu.to_host(gpu.from_host(array)[::-1].T), array[::-1].T)
@@ -111,7 +114,7 @@ def test_what_has_no_kernel_for_a_gpu_is_refused_there_and_placed_softly_on_requ
     with tf.device("/gpu:0"):
         most = tf.segment_max(x, [0, 0, 1], name="most")
         twice = most * 2.0
-    with tf.Session() as session, pytest.raises(tf.errors.InvalidArgumentError, match=r"'most' \(SegmentMax\) on .*GPU:0: it has no kernel"):
+    with tf.Session() as session, pytest.raises(tf.errors.InvalidArgumentError, match=r"'most' \(SegmentMax\) on .*GPU:0: it has no"):
         session.run(twice, {x: [1, 3, 2]})
     with tf.Session(config=tf.ConfigProto(allow_soft_placement=True)) as session:
         assert session.run(twice, {x: [1, 3, 2]}).tolist() == [6, 4]

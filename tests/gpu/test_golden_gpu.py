@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import mpirt as tf
+from mpirt.graph import device_scope
 from tests import reference
 from tests.golden.tf_case import CASES, build
 from tests.unit import test_tf_golden
@@ -19,6 +20,12 @@ pytestmark = pytest.mark.gpu
 CANCELLING = ("grad_moments", "grad_moments_dyn")
 # TensorFlow's answer on a CPU is an error; a GPU makes the row NaN (as TensorFlow's does).
 NAN_INSTEAD = ("cross_entropy_bad_label",)
+
+
+@pytest.fixture(autouse=True)
+def no_cluster_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cases name devices of clusters that don't exist; a session of an earlier test has started one."""
+    monkeypatch.setattr(device_scope, "_device_check", None)
 
 
 def beside_numbers_of_size_1(actual: Any, expected: Any, scale: float) -> str:

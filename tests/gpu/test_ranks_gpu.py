@@ -133,7 +133,10 @@ def test_an_error_on_one_ranks_gpu_is_every_ranks_error_and_the_session_goes_on(
     tf.cluster({"worker": 2})
     with on(1):
         n = tf.placeholder(tf.int64, [])
-        made = tf.gather(tf.constant([1.0, 2.0, 3.0]), n, name="made") if kind == "index" else tf.fill(tf.expand_dims(n, 0), 1.0, name="made")
+        if kind == "index":
+            made = tf.gather(tf.constant([1.0, 2.0, 3.0]), n, name="made")
+        else:
+            made = tf.fill(tf.expand_dims(n, 0), 1.0, name="made")
         total = tf.reduce_sum(made)
     with on(0):
         result = total + 1.0
