@@ -13,8 +13,6 @@ import numpy as np
 
 Array = Any
 
-_SIGN, _ALL = np.uint64(1 << 63), np.uint64((1 << 64) - 1)
-
 
 def set_rows(xp: Any, target: Array, rows: Array, updates: Array) -> None:
     """``target[rows] = updates``; the last of equal ``rows`` stays.
@@ -56,28 +54,34 @@ def change_rows(xp: Any, ufunc: str, target: Array, rows: Array, updates: Array)
 def _atomic(xp: Any, ufunc: str, x: Array) -> Array:
     """``x`` in a type that ``ufunc`` of cupy can change atomically and that holds it exactly; ``x`` itself where it is one.
 
-    Sums of integers wrap alike with and without a sign. 64-bit numbers are compared as unsigned integers of the same order:
-    cupy knows no signed ones, and compares float64 in float32.
+    Sums of integers wrap alike with and without a sign. Floats and signed 64-bit integers are compared as unsigned integers of
+    the same order: cupy compares float64 in float32, takes tiny float32 for zero, and knows no signed 64-bit ones.
     """
     dtype = x.dtype
     if dtype.kind == "c":
         return x[..., None].view(f"f{dtype.itemsize // 2}")
-    if dtype.itemsize == 8:
-        if ufunc == "add":
-            return x.view(np.uint64) if dtype == np.int64 else x
+    if dtype.itemsize < 4:
+        return x.astype({"i": np.int32, "u": np.uint32, "f": np.float32}[dtype.kind])
+    if dtype == np.int64 or (dtype.kind == "f" and ufunc != "add"):
+        bits = x.view(f"u{dtype.itemsize}")
+        sign = _sign(bits)
         if dtype.kind == "f":
-            bits = x.view(np.uint64)
-            return bits ^ xp.where(bits >= _SIGN, _ALL, _SIGN)
-        return x.view(np.uint64) ^ _SIGN if dtype == np.int64 else x
-    return x if dtype.itemsize == 4 else x.astype({"i": np.int32, "u": np.uint32, "f": np.float32}[dtype.kind])
+            return bits ^ xp.where(bits >= sign, ~bits.dtype.type(0), sign)
+        return bits if ufunc == "add" else bits ^ sign
+    return x
 
 
 def _of_atomic(xp: Any, ufunc: str, x: Array, dtype: np.dtype[Any]) -> Array:
     """What `_atomic` made ``x`` of."""
     if dtype.kind == "c":
         return x.view(dtype)[..., 0]
-    if dtype.itemsize == 8:
-        if ufunc != "add":
-            x = x ^ (xp.where(x >= _SIGN, _SIGN, _ALL) if dtype.kind == "f" else _SIGN)
-        return x.view(dtype)
-    return x.astype(dtype)
+    if dtype.itemsize < 4:
+        return x.astype(dtype)
+    if ufunc != "add":
+        sign = _sign(x)
+        x = x ^ (xp.where(x >= sign, sign, ~x.dtype.type(0)) if dtype.kind == "f" else sign)
+    return x.view(dtype)
+
+
+def _sign(bits: Array) -> Any:
+    return bits.dtype.type(1 << (8 * bits.dtype.itemsize - 1))

@@ -11,6 +11,7 @@ import pytest
 
 import mpirt as tf
 from mpirt.runtime.device import CudaGpu, open_device
+from tests.gpu.kernels import note_kernels
 
 pytestmark = pytest.mark.gpu
 
@@ -236,6 +237,7 @@ def test_a_loop_with_a_cond_inside_runs_on_the_gpu_and_changes_its_variable() ->
         session.run(v.initializer)
         found, d = session.run([y, slope], {x: start})
         np.testing.assert_allclose(session.run(v), total, rtol=1e-5)
+        note_kernels(session, tf.get_default_graph())
         loops = [op.name for op in tf.get_default_graph().get_operations() if "While" in op.type]
         assert loops and {session.placement()[name] for name in loops if name in session.placement()} == {ON_GPU}
     np.testing.assert_allclose(found, expected, rtol=1e-6)
