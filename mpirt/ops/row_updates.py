@@ -57,11 +57,10 @@ def _atomic(xp: Any, ufunc: str, x: Array) -> Array:
     Sums of integers wrap alike with and without a sign. Floats and signed 64-bit integers are compared as unsigned integers of
     the same order: cupy compares float64 in float32, takes tiny float32 for zero, and knows no signed 64-bit ones.
     """
-    dtype = x.dtype
-    if dtype.kind == "c":
-        return x[..., None].view(f"f{dtype.itemsize // 2}")
-    if dtype.itemsize < 4:
-        return x.astype({"i": np.int32, "u": np.uint32, "f": np.float32}[dtype.kind])
+    if x.dtype.kind == "c":
+        return x[..., None].view(f"f{x.dtype.itemsize // 2}")
+    dtype = _wide(x.dtype)
+    x = x.astype(dtype, copy=False)
     if dtype == np.int64 or (dtype.kind == "f" and ufunc != "add"):
         bits = x.view(f"u{dtype.itemsize}")
         sign = _sign(bits)
@@ -75,12 +74,15 @@ def _of_atomic(xp: Any, ufunc: str, x: Array, dtype: np.dtype[Any]) -> Array:
     """What `_atomic` made ``x`` of."""
     if dtype.kind == "c":
         return x.view(dtype)[..., 0]
-    if dtype.itemsize < 4:
-        return x.astype(dtype)
-    if ufunc != "add":
+    wide = _wide(dtype)
+    if x.dtype != wide and ufunc != "add":
         sign = _sign(x)
         x = x ^ (xp.where(x >= sign, sign, ~x.dtype.type(0)) if dtype.kind == "f" else sign)
-    return x.view(dtype)
+    return x.view(wide).astype(dtype, copy=False)
+
+
+def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return dtype if dtype.itemsize >= 4 else np.dtype(f"{dtype.kind}4")
 
 
 def _sign(bits: Array) -> Any:

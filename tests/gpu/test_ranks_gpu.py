@@ -149,6 +149,32 @@ def test_an_error_on_one_ranks_gpu_is_every_ranks_error_and_the_session_goes_on(
             assert session.run(result, {n: 2}) == (4 if kind == "index" else 3)
 
 
+@pytest.mark.ranks([2, 3])
+@pytest.mark.parametrize("reduction", ["sum", "mean", "max"])
+def test_tensors_of_all_gpus_are_reduced_to_each_of_them(nranks: int, reduction: str) -> None:
+    tf.cluster({"worker": nranks})
+    rng = np.random.default_rng(8)
+    given = [[rng.standard_normal(shape).astype(np.float32) for _ in range(nranks)] for shape in ((), (5, 3), (1 << 19,))]
+    results = []
+    for values in given:
+        tensors = []
+        for task, value in enumerate(values):
+            with on(task):
+                tensors.append(tf.Variable(value).read_value() * 2.0)
+        for task, found in enumerate(tf.collective.all_reduce(tensors, reduction)):
+            with on(task):
+                results.append(found + 1.0)
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        for _ in range(3):
+            found = session.run(results)
+        placement = session.placement()
+    assert all(placement[t.op.name].endswith("GPU:0") for t in results)
+    wanted = [getattr(np, reduction)(np.array(values, np.float64), axis=0) * 2 + 1 for values in given for _ in range(nranks)]
+    for ours, right in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours, right, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.ranks(2)
 def test_strings_and_integers_of_a_py_func_cross_beside_the_tensors_of_a_gpu() -> None:
     tf.cluster({"worker": 2})
