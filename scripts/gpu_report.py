@@ -75,7 +75,7 @@ def main() -> int:
     lines += ["", *(["Failed:", "", *failures, ""] if failures else [])]
     have = {name for name in op_def.op_types() if "GPU" in op_def.op_def(name).kernels}
     ran = {name for path in (work / "kernels").glob("*.txt") for name in path.read_text().split()} & have
-    lines.append(f"{len(ran)} of {len(have)} operation types with a kernel for GPUs ran on it in tests that compare values (ranks not counted).")
+    lines.append(f"{len(ran)} of {len(have)} operation types with a kernel for GPUs ran on it in tests of values, ranks not counted.")
     if have - ran:
         lines.append(f"Not among them: {', '.join(sorted(have - ran))}.")
     reports = {path.stem: json.loads(path.read_text()) for path in sorted(work.glob("*.json"))}
