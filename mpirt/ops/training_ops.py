@@ -173,8 +173,7 @@ def _rounds(xp: ModuleType, indices: Array) -> list[Array | None]:
     starts = xp.concatenate([xp.ones(1, bool), ordered[1:] != ordered[:-1]]) if indices.size else xp.ones(0, bool)
     if bool(starts.all()):
         return [None]
-    positions = xp.arange(indices.size)
-    nth = positions - xp.maximum.accumulate(xp.where(starts, positions, 0))  # how often the row came before
+    nth = xp.arange(indices.size) - xp.flatnonzero(starts)[xp.cumsum(starts) - 1]  # how often the row came before
     return [xp.sort(order[nth == n]) for n in range(int(nth.max()) + 1)]
 
 
