@@ -79,7 +79,7 @@ def test_truth_values_are_refused_with_what_to_do_instead() -> None:
         (lambda xs: tf.collective.all_reduce([]), TypeError, "all_reduce takes a list of tensors, at least one"),
         (lambda xs: tf.collective.all_reduce(xs[0]), TypeError, "all_reduce takes a list of tensors"),
         (lambda xs: tf.collective.all_reduce(xs, "product"), ValueError, "one of sum, mean, max, min, not 'product'"),
-        (lambda xs: tf.collective.all_reduce([tf.cast(x, tf.complex64) for x in xs], "max"), errors.InvalidArgumentError, "no max of type complex64"),
+        (lambda xs: tf.collective.all_reduce(complex_of(xs), "max"), errors.InvalidArgumentError, "no max of type complex64"),
         (lambda xs: tf.collective.all_gather(xs, 1), errors.InvalidArgumentError, "there is no dimension 1"),
         (lambda xs: tf.collective.all_gather(xs, -2), errors.InvalidArgumentError, "there is no dimension -2"),
         (lambda xs: tf.collective.reduce_scatter(xs), errors.InvalidArgumentError, "can be divided by 2"),
@@ -88,6 +88,10 @@ def test_truth_values_are_refused_with_what_to_do_instead() -> None:
 def test_other_mistakes_are_refused_where_the_graph_is_built(call: Callable[..., Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         call(placeholders(2, [3]))
+
+
+def complex_of(xs: list[tf.Tensor]) -> list[tf.Tensor]:
+    return [tf.cast(x, tf.complex64) for x in xs]
 
 
 def test_gathered_tensors_may_differ_along_the_axis_only() -> None:
@@ -213,6 +217,7 @@ def test_the_gradient_of_a_broadcast_is_reduced_to_its_root() -> None:
 def test_sums_of_gradients_over_tasks_are_collectives_themselves(graph: Graph) -> None:
     xs = placeholders(3, [6])
     ys = tf.collective.all_gather(xs)
+    assert {y.op.inputs[0].op.type for y in ys} == {"_CollectiveGather"}
     losses = []
     for i, y in enumerate(ys):
         with on(i):
