@@ -265,3 +265,29 @@ def test_a_rank_that_comes_late_to_a_collective_is_named_by_those_that_wait(monk
     first = run_ranks(2, script, {"worker": 2})[0]
     assert isinstance(first.error, errors.DeadlineExceededError)
     assert "'meeting/reduce:0' from /job:worker/task:1 on rank 1 (for meeting/reduce, all pairs: all 0)" in str(first.error)
+
+
+# ---- devices
+
+
+def test_tensors_on_gpus_are_reduced_too_and_the_results_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPIRT_EMULATED_GPUS", "2")
+
+    def script(rank: int, cluster: Cluster) -> list[Any]:
+        xs = []
+        for i, device in enumerate(["task:0/gpu:1", "task:1/gpu:0", "task:1/cpu:0"]):
+            with tf.device(f"/job:worker/{device}"):
+                xs.append(tf.placeholder(tf.float32, [6], f"x{i}") * 1.0)
+        ys = [*tf.collective.all_reduce(xs), *tf.collective.all_gather(xs), *tf.collective.reduce_scatter(xs)]
+        feeds = {x.op.inputs[0]: np.arange(6) + 10 * i for i, x in enumerate(xs)}
+        with tf.Session(cluster=cluster) as session:
+            found = session.run(ys, feeds)
+            places = [str(session.placement()[y.op.name]).rpartition("device:")[2] for y in ys]
+        return [places, [v.tolist() for v in found]]
+
+    for places, found in values(2, script, {"worker": 2}):
+        assert places == ["GPU:1", "GPU:0", "CPU:0"] * 3
+        total = [30 + 3 * i for i in range(6)]
+        assert found[:3] == [total] * 3
+        assert found[3:6] == [[*range(6), *range(10, 16), *range(20, 26)]] * 3
+        assert found[6:] == [total[:2], total[2:4], total[4:]]
