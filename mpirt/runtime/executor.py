@@ -25,17 +25,22 @@ from mpirt import errors
 from mpirt.cluster.task import Task
 from mpirt.compiler.body import compile_body
 from mpirt.compiler.buffers import assign_buffers
+from mpirt.compiler.exchange import Fold, Make, Part, View
 from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, is_state
 from mpirt.graph.function import Function, has_body
 from mpirt.graph.graph import Operation
 from mpirt.graph.op_def import Blocked, Pending
 from mpirt.runtime.device import CudaGpu, Device
+from mpirt.runtime.folding import Made, fold_call, part_of, view_call
+from mpirt.runtime.packets import IncomingPart, OutgoingPart, Packets
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
 from mpirt.runtime.resources import ResourceManager
 from mpirt.runtime.segments import SEGMENT, Instruction, Lane
 from mpirt.runtime.windows import receiving_end, sending_end
 from mpirt.transport.base import Transport
+
+_PYTHON = ("PyFunc", "PyFuncStateless")
 
 Devices = Mapping[tuple[Task, str], Device]  # by task and local name, "CPU:0"
 Block = Callable[[Pending], None]  # returns when it is ready
@@ -192,6 +197,7 @@ class Executor:
         self._transport = transport
         self._wait = wait
         self.has_bodies = any(isinstance(i, Run) and has_body(i.op) for i in program.instructions)
+        self.calls_python = any(isinstance(i, Run) and i.op.type in _PYTHON for i in program.instructions)
         self._template: list[Any] = [None] * program.num_slots
         self._code: list[Instruction] = []
         self._gpu_constants: list[tuple[int, Operation, DeviceName, Device]] = []
@@ -206,6 +212,11 @@ class Executor:
                 self._code.append((_read, (instruction.source,), instruction.target, frees))
             elif isinstance(instruction, Move):
                 self._code.append((_move(instruction, state), (instruction.source,), instruction.target, frees))
+            elif isinstance(instruction, View):
+                self._code.append((view_call(instruction), (instruction.source,), instruction.target, frees))
+            elif isinstance(instruction, Fold):
+                out = instruction.target if instruction.into is None else NO_SLOT
+                self._code.append((*fold_call(instruction), out, frees))
             else:
                 self._code.append((_unbound, (), NO_SLOT, frees))
         self._bind_messages()
@@ -230,24 +241,48 @@ class Executor:
         try:
             return self._lanes.pop()
         except IndexError:
-            return Lane(self.buffers, self._code, self._template)
+            return Lane(self.buffers, self._code, self._template, own_context=not (self.has_bodies or self.calls_python))
 
     def _bind_messages(self) -> None:
-        self._incoming: list[Incoming] = []
-        self._outgoing: list[Outgoing] = []
+        self._incoming: list[Incoming | Packets] = []
+        self._outgoing: list[Outgoing | OutgoingPart] = []  # one for each `Send`
+        packets: Packets | None = None
+        made: dict[int, Made] = {}
         for position, instruction in enumerate(self.program.instructions):
+            if isinstance(instruction, Make):
+                array = made[instruction.target] = Made(instruction)
+                self._code[position] = (array.take, (), instruction.target, self._code[position][3])
             if not isinstance(instruction, Send | Recv):
                 continue
             transport, transfer, frees = self._transport, instruction.transfer, self._code[position][3]
             assert transport is not None, f"a program without transport has the message {transfer}"
+            if packets is None:
+                packets = Packets(self.program, transport, self.first_tag, self._wait)
+                self._incoming.append(packets)
+            tag = self.first_tag + transfer.index
             if isinstance(instruction, Send):
-                outgoing = sending_end(transport, transfer, self.first_tag + transfer.index, self._wait)
+                outgoing = packets.sending_end(transfer) or sending_end(transport, transfer, tag, self._wait)
                 self._outgoing.append(outgoing)
-                self._code[position] = (outgoing.send, () if instruction.source == NO_SLOT else (instruction.source,), NO_SLOT, frees)
+                if instruction.source in made:
+                    made[instruction.source].sent_by(outgoing.pending)
+                send = outgoing.send if instruction.part is None else partial(_send_part, outgoing, instruction.part)
+                self._code[position] = (send, () if instruction.source == NO_SLOT else (instruction.source,), NO_SLOT, frees)
             else:
-                incoming = receiving_end(transport, transfer, self.first_tag + transfer.index, self._wait)
-                self._incoming.append(incoming)
-                self._code[position] = (incoming.take, (), instruction.target, frees)
+                part = instruction.part
+                end: Incoming | IncomingPart | None = packets.receiving_end(transfer)
+                if end is None:
+                    place = None if part is None else partial(made[instruction.target].part, part)
+                    end = receiving_end(transport, transfer, tag, self._wait, place)
+                    self._incoming.append(end)
+                self._code[position] = (end.take, (), instruction.target if part is None else NO_SLOT, frees)
+        self._made = list(made.values())
+
+    def _post(self) -> None:
+        """Get everything ready that messages of the next step come into."""
+        for array in self._made:
+            array.begin()
+        for incoming in self._incoming:
+            incoming.post()
 
     def run(self, feeds: Mapping[int, Any], failure: Failure | None = None, block: Block | None = None) -> list[Any]:
         """One step, from its beginning to its end.
@@ -267,8 +302,7 @@ class Executor:
         StepFailed
             If anything failed here, or elsewhere before what this rank waited for.
         """
-        for incoming in self._incoming:
-            incoming.post()
+        self._post()
         if failure is not None:
             self._end_dead(0)
             raise StepFailed(failure)
@@ -277,11 +311,10 @@ class Executor:
             values = lane.template.copy()
             for slot, value in feeds.items():
                 values[slot] = value
-            with np.errstate(all="ignore"):
-                if self.has_bodies:
-                    with blocking(block):
-                        self._run_on(lane, values, block)
-                else:
+            if lane.context is not None:
+                lane.context.run(self._run_on, lane, values, block)
+            else:
+                with np.errstate(all="ignore"), blocking(block):
                     self._run_on(lane, values, block)
         finally:
             self._lanes.append(lane)
@@ -297,8 +330,7 @@ class Executor:
     def start(self, feeds: Mapping[int, Any]) -> None:
         """Begin a step that `advance` carries on; the last one has ended."""
         self._index, self.blocked = 0, None
-        for incoming in self._incoming:
-            incoming.post()
+        self._post()
         self._lane = self._take_lane()
         values = self._values = self._lane.template.copy()
         for slot, value in feeds.items():
@@ -454,7 +486,9 @@ class Executor:
             op = instruction.op
         elif isinstance(instruction, Move):
             op = instruction.tensor.op
-        else:
+        elif isinstance(instruction, Fold):
+            op = instruction.op
+        elif isinstance(instruction, Send | Recv):
             op = instruction.transfer.op
         return Failure(op_error(error, op), op, device, "".join(traceback.format_exception(error)))
 
@@ -524,6 +558,10 @@ def _out(run: Run) -> int | tuple[int, ...]:
     if not outputs:
         return NO_SLOT
     return run.outputs[0] if len(outputs) == 1 and not outputs[0].is_list else run.outputs
+
+
+def _send_part(outgoing: Outgoing | OutgoingPart, part: Part, array: Any) -> None:
+    outgoing.send(part_of(array, part))
 
 
 def _read(cell: Any) -> Any:

@@ -35,6 +35,10 @@ _MAX_NDIM = 64
 _KEPT_NBYTES = 1 << 16
 
 
+Place = Callable[[], np.ndarray[Any, Any]]
+"""Gives the memory, a part of a larger array, into which the message of the next step goes."""
+
+
 class Wait(Protocol):
     """How a step waits: until ``ready()``, under a name, with the job's deadline and ways out."""
 
@@ -66,12 +70,20 @@ class Incoming:
 
     on_ready: Callable[[], None] | None = None  # never called: MPI tells nobody, so it is polled
 
-    def __init__(self, transport: Transport, transfer: Transfer, tag: int, wait: Wait | None) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        transfer: Transfer,
+        tag: int,
+        wait: Wait | None,
+        place: Place | None = None,
+    ) -> None:
         self._transport = transport
         self._transfer = transfer
         self._tag = tag
         self._wait = wait
         self._form = _Form(transfer)
+        self._place = place if self._form.kind == "fixed" else None  # where it goes, if not into a buffer of its own
         self._buffer: np.ndarray[Any, Any] | None = None
         self._request: Request | None = None
         self._rest: tuple[Request, np.ndarray[Any, Any]] | None = None  # the tensor, where it comes behind its header
@@ -82,6 +94,10 @@ class Incoming:
 
     def post(self) -> None:
         """Post the receive of a step."""
+        if self._place is not None:
+            self._buffer = self._place()
+            self._request = self._transport.irecv(self._buffer, self._transfer.src_rank, self._tag)
+            return
         free = self._kept and _references(self._kept, 0) == _SOLE_HOLDER  # nobody has kept last step's array, or a view
         self._buffer = self._kept[0] if free else self._form.buffer()
         if self._keeps:
@@ -165,9 +181,7 @@ class Incoming:
 
     def describe(self) -> str:
         """What is waited for."""
-        t = self._transfer
-        what = "the end of operation" if self._form.kind == "token" else "tensor"
-        return f"{what} {t.name.lstrip('^')!r} from {t.src} on rank {t.src_rank} (for {t.reason})"
+        return described(self._transfer)
 
 
 class Outgoing:
@@ -197,11 +211,7 @@ class Outgoing:
                 array = array.copy()
         if form.kind == "fixed":
             if array.dtype != form.dtype.np_dtype or array.shape != form.shape:
-                raise errors.InternalError(
-                    f"{self._transfer.name!r} has shape {array.shape} and type {array.dtype}, but its static shape is"
-                    f" {text(form.shape)} and its type {form.dtype.name}.",
-                    hint="a kernel broke the promise of its shape function; please report it.",
-                )
+                raise broken_promise(self._transfer, array)
             self._send_fixed(array)
         elif form.kind == "variable":
             self._send_variable(array)
@@ -241,6 +251,22 @@ class Outgoing:
     def _describe(self) -> str:
         t = self._transfer
         return f"rank {t.dst_rank} to receive {t.name!r} of the step before"
+
+
+def described(transfer: Transfer) -> str:
+    """What a rank that waits for ``transfer`` waits for."""
+    what = "the end of operation" if transfer.dtype is None else "tensor"
+    return f"{what} {transfer.name.lstrip('^')!r} from {transfer.src} on rank {transfer.src_rank} (for {transfer.reason})"
+
+
+def broken_promise(transfer: Transfer, array: np.ndarray[Any, Any]) -> errors.InternalError:
+    """The error for a value that is not what the plan says."""
+    assert transfer.dtype is not None
+    return errors.InternalError(
+        f"{transfer.name!r} has shape {array.shape} and type {array.dtype}, but its static shape is"
+        f" {text(transfer.shape)} and its type {transfer.dtype.name}.",
+        hint="a kernel broke the promise of its shape function; please report it.",
+    )
 
 
 _TOKEN = np.ones(1, np.uint8)
