@@ -23,6 +23,7 @@ from peers import Rest
 from replay import Costs, RankProgram, programs_of, replay
 
 import mpirt as tf
+from mpirt.cluster.launchers import detect
 from mpirt.cluster.task import Task
 from mpirt.compiler.placer import PlacementRules
 from mpirt.compiler.planning import make_plan
@@ -263,14 +264,17 @@ def main() -> None:
     parser.add_argument("--latency-us", type=float, default=1.5, help="of the assumed network (default 1.5)")
     parser.add_argument("--gb-per-s", type=float, default=12.0, help="of the assumed network (default 12)")
     args = parser.parse_args()
-    sizes: Sequence[int] = args.ranks if args.ranks is not None else QUICK_RANKS if args.quick else RANKS
+    launched = detect(os.environ)
+    ranks = launched.size if launched else 1
+    if ranks < 2:
+        parser.error("needs 2 ranks or more: mpirun -n 2 python scripts/bench/scale.py")
+    sizes: Sequence[int] = QUICK_RANKS if args.quick else RANKS
+    if args.ranks is not None or ranks > 2:  # on paper the ranks of this job don't count: once is enough
+        sizes = args.ranks or ()
     # Graphs for more tasks than this job has, before the cluster starts: from then on device blocks are checked against it.
-    ranks = int(os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ.get("PMI_SIZE") or 1)
     on_paper = {(name, count): plan_of(build, count) for name, (build, most) in ON_PAPER.items() for count in sizes if count <= most}
     checked = {name: plan_of(CHECKS[name], ranks) for name in args.checks}
     cluster = tf.cluster({"worker": ranks})
-    if cluster.size < 2:
-        parser.error("needs 2 ranks or more: mpirun -n 2 python scripts/bench/scale.py")
 
     from mpi4py import MPI
 
