@@ -2,8 +2,8 @@
 
 Runs each line of the suite as a job of its own, ``mpirun -n N python scripts/bench/<line>.py --json FILE``, one after the other,
 and leaves in the results folder: ``results.json`` (all of it), ``results.md`` (the targets and what was found), and for each line
-``<line>-<ranks>.png`` (with matplotlib) and
-``<line>-<ranks>.log``, what the line printed. Ends with status 1 if a line failed, and names it; the other lines still run.
+``<line>-<ranks>.png`` (with matplotlib) and ``<line>-<ranks>.log``, what it printed. Ends with status 1 if a line failed, and
+names it; the other lines still run.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from mpirt.cluster.launchers import detect
 from mpirt.cluster.task import Task
 from mpirt.compiler.placer import PlacementRules
 from mpirt.compiler.planning import make_plan
+from mpirt.compiler.program import Run
 
 SIZES = (8, 4 * 2**10, 64 * 2**10, 2**20, 4 * 2**20)  # of messages whose cost is measured; others lie between
 FEW, MANY = 4, 24
@@ -151,7 +152,7 @@ class Kernels:
         """Measure what is new in ``programs``. All ranks in the same order."""
         for program in programs:
             for instruction in program.program.instructions:
-                if hasattr(instruction, "op") and hasattr(instruction, "outputs"):
+                if isinstance(instruction, Run):
                     self(instruction.op)
 
     def _key(self, op: tf.Operation) -> Any:
