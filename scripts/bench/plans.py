@@ -20,7 +20,7 @@ from mpirt.compiler.placer import PlacementRules
 from mpirt.compiler.planning import make_plan
 from mpirt.compiler.program import link
 
-TASKS, QUICK_TASKS = [1_000, 3_000, 10_000], [500, 1_000, 2_000]
+TASKS, QUICK_TASKS = [1_000, 3_000, 10_000], [500, 1_500, 5_000]
 ROWS = 4  # of the stencil
 
 
