@@ -218,9 +218,9 @@ def measured_costs(bench: Bench, kernels: Kernels, ranks: int) -> Costs:
 
     read_and_run_s, empty_s = bench.slope(reads), bench.step(partial(reads, 1))
     shared = ranks > len(os.sched_getaffinity(0))
-    ends_s = max(1e-7, bench.slope(fan) - kernel_s("add", 8))  # one rank sends while the other receives, where each has a core
-    each_s = ends_s / 2 if shared else ends_s
     hops = {nbytes: bench.slope(partial(relay, nbytes)) - kernel_s("add", nbytes) for nbytes in SIZES}
+    ends_s = max(1e-7, bench.slope(fan) - kernel_s("add", 8))  # one rank sends while the other receives, where each has a core
+    each_s = min(ends_s / 2 if shared else ends_s, max(1e-7, hops[SIZES[0]] / 2))  # a hop has both ends, whatever the noise
     sizes = np.array([0, *SIZES], float)
     wire = np.array([0.0, *(max(1e-8, hop_s - 2 * each_s) for hop_s in hops.values())])
     wire[0] = wire[1]
