@@ -118,7 +118,7 @@ class Line:
         """TensorFlow's answer, while all ranks wait."""
         seconds = question() if self.comm.rank == 0 else 0.0
         self.barrier()
-        return seconds
+        return float(self.comm.bcast(seconds))
 
     def _timed(self, contestant: Contestant, count: int) -> float:
         self.barrier()
