@@ -2,7 +2,8 @@
 
 Guarantees: one edge for each (tensor, destination task), however many consumers. A variable's own tensor has one edge for
 each of its values that a task needs: it starts behind the last operation before the consumer that may have changed the
-variable, so that the consumer sees what it would see if all tasks were one. Plans speak of tasks, never of ranks.
+variable, so that the consumer sees what it would see if all tasks were one. A constant marked ``EVERYWHERE_ATTR`` has no edge:
+each task that needs it has it from the start. Plans speak of tasks, never of ranks.
 Neighbours: ``schedule`` gives the order, ``verify`` proves the plan, ``program`` binds it to ranks.
 """
 
@@ -18,6 +19,9 @@ from mpirt.compiler.prune import control_producers
 from mpirt.dtypes import DType
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.graph.shapes import Shape, num_elements
+
+# Marks a constant that is better copied than sent: the rates of an optimizer, which each ps task needs in each step.
+EVERYWHERE_ATTR = "_everywhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ class _Crossing:
         dst = self._placement[op].task
         found: dict[int, None] = {}
         for tensor in op.inputs:
-            if self._home(tensor) != dst:
+            if self._home(tensor) != dst and (tensor in self._fed or not is_everywhere(tensor)):
                 found[self._edge(tensor, self._origin(tensor), dst)] = None
         for control in control_producers(op, self._fed):
             # A tensor that starts behind the same operation and comes to this task anyway tells as much as a message of its own.
@@ -159,6 +163,12 @@ class _Crossing:
             src = self._home(source if source in self._fed else after)
             self.edges.append(Edge(len(self.edges), source, after, src, dst))
         return self._known[key]
+
+
+def is_everywhere(tensor: Tensor) -> bool:
+    """Whether every task that needs the tensor, if it isn't fed, has it before the step: a marked constant that waits for nothing."""
+    op = tensor.op
+    return EVERYWHERE_ATTR in op.attrs and op.type == "Const" and not op.control_inputs
 
 
 def message_nbytes(dtype: DType | None, shape: Shape) -> int | None:

@@ -272,7 +272,7 @@ class _Linker:
             size = arg_size(arg, op.attrs)
             wanted = HOST if arg.name in kernel.host else space
             for tensor in op.inputs[position : position + size]:
-                inputs.append(self._input(op, tensor, arg.is_ref, wanted))
+                inputs.append(self._input(op, tensor, arg.is_ref, device, wanted))
             position += size
         outputs: list[int] = []
         position = 0
@@ -294,14 +294,21 @@ class _Linker:
                 self._value_slot(tensor, op)
         self._send(op)
 
-    def _input(self, op: Operation, tensor: Tensor, is_ref: bool, space: str) -> int:
+    def _input(self, op: Operation, tensor: Tensor, is_ref: bool, device: DeviceName, space: str) -> int:
         if not tensor.dtype.is_ref:
+            if tensor not in self.slots:
+                self._constant(tensor, device)
             return self._slot(tensor, HOST if is_state(tensor) else space)
         if not self._is_local_variable(tensor):
             return self._slot(tensor, space)  # fed, or received as a value
         if is_ref:
             return self.slots[tensor][HOST]
         return self._read(op, tensor, space)
+
+    def _constant(self, tensor: Tensor, device: DeviceName) -> None:
+        """Have a constant of another rank's task on ``device`` as well; no message brings it (``partition.is_everywhere``)."""
+        slot = self._keep(tensor, memory_space(device), self._new_slot())
+        self.program.constants.append((slot, tensor.op, device))
 
     def _is_local_variable(self, tensor: Tensor) -> bool:
         given = tensor in self.fed and tensor.op.type != ARG  # fed with a value; an argument of a body is the variable itself

@@ -13,7 +13,7 @@ from collections.abc import Set
 
 from mpirt import errors
 from mpirt.cluster.task import Task
-from mpirt.compiler.partition import Node, Plan
+from mpirt.compiler.partition import Node, Plan, is_everywhere
 from mpirt.compiler.prune import control_producers
 from mpirt.graph.graph import Operation, Tensor
 
@@ -80,7 +80,8 @@ def _check_waits(node: Node, plan: Plan, fed: Set[Tensor]) -> None:
     if node.fed is not None:
         return
     for tensor in node.op.inputs:
-        if plan.device_of(tensor).task != here and all(e.source is not tensor for e in have):
+        own = plan.device_of(tensor).task == here or tensor not in fed and is_everywhere(tensor)
+        if not own and all(e.source is not tensor for e in have):
             raise _refuse(f"nothing brings {tensor.name!r} to {node.op.name!r} on {here}")
     for control in control_producers(node.op, fed):
         if plan.placement[control].task != here and all(control not in (e.producer, e.after) or e.source in fed for e in have):
