@@ -10,7 +10,7 @@ from __future__ import annotations
 from tensorboard.compat.proto.config_pb2 import ConfigProto, GPUOptions, GraphOptions, RunMetadata, RunOptions
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
-from mpirt import app, debugging, errors, flags, initializers, linalg, logging, losses, math, nn, queue, random, sparse, train
+from mpirt import app, collective, debugging, errors, flags, initializers, linalg, logging, losses, math, nn, queue, random, sparse, train
 from mpirt import control_flow_gradients as control_flow_gradients  # registers the gradients of operations with bodies
 from mpirt.cluster.device_spec import DeviceSpec
 from mpirt.cluster.rank_table import RankTable
@@ -373,7 +373,7 @@ __all__ = [
     "assert_variables_initialized", "assign", "assign_add", "assign_sub", "atan", "atan2", "atanh", "batch_gather",
     "bincount", "bitcast", "bool", "boolean_mask", "broadcast_dynamic_shape", "broadcast_static_shape", "broadcast_to",
     "case", "cast", "categorical", "ceil", "check_numerics", "clip_by_average_norm", "clip_by_global_norm", "clip_by_norm",
-    "clip_by_value", "cluster", "colocate_with", "complex", "complex128", "complex64", "concat", "cond", "conj", "constant",
+    "clip_by_value", "cluster", "collective", "colocate_with", "complex", "complex128", "complex64", "concat", "cond", "conj", "constant",
     "constant_initializer", "container", "control_dependencies", "convert_to_tensor", "convert_to_tensor_or_sparse_tensor",
     "cos", "cosh", "count_nonzero", "count_up_to", "create_partitioned_variables", "cumprod", "cumsum",
     "cumulative_logsumexp", "debugging", "device", "diag", "diag_part", "digamma", "disable_eager_execution",

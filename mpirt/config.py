@@ -56,6 +56,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("MPIRT_TIMEOUT_S", _seconds, 3600.0, "deadline of a wait inside a step; 0 = none", "seconds"),
         Setting("MPIRT_START_TIMEOUT_S", _seconds, 120.0, "deadline of the start-up exchange between ranks; 0 = none", "seconds"),
         Setting("MPIRT_EXIT_TIMEOUT_S", _seconds, 30.0, "how long a finished rank waits for the others at exit", "seconds"),
+        Setting("MPIRT_SHM", _flag, True, "large tensors between ranks of one host go through shared memory", "0 or 1"),
         Setting("MPIRT_DUMP_PROGRAM", str, "", "write each rank's compiled programs to this folder", "a folder"),
         Setting("MPIRT_LOG", str, "WARNING", "log level of the 'mpirt' logger", "DEBUG, INFO, WARNING, ERROR"),
         Setting("MPIRT_THREADS", _count, 0, "BLAS threads of this rank; 0 = cores of this rank / ranks that share them", "0, 1, 2, ..."),

@@ -20,6 +20,7 @@ from mpirt.graph.graph import Graph, Operation, Tensor, get_default_graph
 from mpirt.graph.op_def import op_def
 from mpirt.graph.shapes import is_static, num_elements, text
 from mpirt.ops.apply import apply_op, constant, convert_to_tensor
+from mpirt.ops.collective_ops import HUBS, hub_gradient
 from mpirt.ops.control_flow_ops import tuple as tuple_
 from mpirt.ops.indexed_slices import IndexedSlices, summed_rows
 
@@ -332,7 +333,10 @@ class _Walk:
         for grad in grads:
             dense = grad if isinstance(grad, Tensor) else convert_to_tensor(grad)
             by_device.setdefault(dense.device, []).append(dense)
-        return self._add_n([self._add_n(tensors) for tensors in by_device.values()])
+        by_place = [self._add_n(tensors) for tensors in by_device.values()]
+        if tensor.op.type in HUBS and len(by_place) > 1:
+            return hub_gradient(by_place, tensor)
+        return self._add_n(by_place)
 
     def _add_n(self, tensors: list[Tensor]) -> Tensor:
         if len(tensors) == 1:

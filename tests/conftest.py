@@ -1,4 +1,4 @@
-"""Every test sees the fixtures and the ``ranks`` marker of tests/mpirun_plugin.py.
+"""Every test sees the fixtures and the ``ranks`` marker of tests/mpirun_plugin.py, and ``--gpu`` of tests/gpu_plugin.py.
 
 Property tests look for new examples each time, except in CI: a submission is judged by the same ones whenever it runs.
 """
@@ -7,7 +7,7 @@ import os
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.mpirun_plugin"]
+pytest_plugins = ["tests.mpirun_plugin", "tests.gpu_plugin"]
 
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):

@@ -113,6 +113,7 @@ class Job:
     """A launched program on ``n`` ranks; ``n=None`` runs it without a launcher, as one process.
 
     With ``rank_args`` each rank gets arguments of its own after the common ones, as with mpirun's ``prog a : prog b``.
+    With ``under`` a command that runs its arguments stands between the launcher and each rank's Python.
     Its folder (``folder``) holds ``rank<k>.pid`` and ``rank<k>.stack`` of every rank, and lives as long as the job.
     """
 
@@ -126,12 +127,13 @@ class Job:
         cwd: Path | None = None,
         mpirun_args: Sequence[str] = (),
         rank_args: Sequence[Sequence[str]] = (),
+        under: Sequence[str] = (),
     ) -> None:
         assert not rank_args or n == len(rank_args), f"arguments for {len(rank_args)} ranks, but {n} ranks"
         self.nranks = 1 if n is None else n
         self._folder = tempfile.TemporaryDirectory(prefix="mpirt-test-", ignore_cleanup_errors=True)
         self.folder = Path(self._folder.name)
-        argv = [sys.executable, *python_args]
+        argv = [*under, sys.executable, *python_args]
         settings: dict[str, str | None] = dict(env or {})
         if n is not None:
             assert launcher is not None, "n ranks need a launcher"

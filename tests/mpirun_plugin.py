@@ -98,7 +98,8 @@ class Mpirun:
     ``n`` is the number of ranks, or None for plain ``python`` without a launcher. ``script`` is a file, a program text
     (any string with a newline or a space), or a list of arguments of ``python``. ``env`` adds variables (None removes one);
     ``MPIRT_*`` variables are taken from nowhere else. ``mpirun_args`` go to the launcher as they are. ``rank_args`` are
-    arguments for each rank, after ``args`` (mpirun's form ``-n 1 prog a : -n 1 prog b``).
+    arguments for each rank, after ``args`` (mpirun's form ``-n 1 prog a : -n 1 prog b``). ``under`` is a command that runs
+    its arguments, between the launcher and Python.
     """
 
     def __init__(self, launcher: Callable[[], Launcher], folder: Path) -> None:
@@ -143,6 +144,7 @@ class Mpirun:
         cwd: Path | None = None,
         mpirun_args: Sequence[str] = (),
         rank_args: Sequence[Sequence[str]] = (),
+        under: Sequence[str] = (),
     ) -> Job:
         """Start and return at once; ``job.pid(k)``, ``job.signal(k, SIGKILL)``, ``job.wait_for(text)``, ``job.wait(timeout)``.
         What still runs when the test ends is killed.
@@ -152,9 +154,8 @@ class Mpirun:
             path.write_text(textwrap.dedent(script).lstrip("\n"))
             script = path
         python_args = [str(script), *args] if isinstance(script, str | Path) else [*script, *args]
-        job = Job(
-            self._launcher() if n else None, n, python_args, env=env, cwd=cwd, mpirun_args=mpirun_args, rank_args=rank_args
-        )
+        launcher = self._launcher() if n else None
+        job = Job(launcher, n, python_args, env=env, cwd=cwd, mpirun_args=mpirun_args, rank_args=rank_args, under=under)
         self._jobs.append(job)
         return job
 

@@ -2,6 +2,9 @@
 
 It shares the kernels with the product and nothing else (no placement, no programs, no session), so that the tests of
 kernels need no session and the tests of sessions have an independent answer.
+
+With ``pytest --gpu`` every operation that can run there uses its GPU kernel, with each value in the memory that the kernel
+declares: so all tests of kernels become tests of the GPU's.
 """
 
 from __future__ import annotations
@@ -11,16 +14,28 @@ from typing import Any
 
 import numpy as np
 
+from mpirt import dtypes
 from mpirt.graph.function import ARG, Function
 from mpirt.graph.graph import Graph, Operation, Tensor
+from mpirt.graph.op_def import ArgDef, arg_size
 from mpirt.graph.shapes import compatible
+from mpirt.runtime.device import CpuDevice, Device, open_device
+
+CPU = CpuDevice()
+DEVICE = "CPU:0"  # of references that name none; pytest --gpu changes it
 
 
 class Reference:
-    """Evaluates tensors of ``graph``; keeps variables between calls."""
+    """Evaluates tensors of ``graph``; keeps variables between calls.
 
-    def __init__(self, graph: Graph) -> None:
+    Parameters
+    ----------
+    device : what runs the operations that have a kernel there and no strings; the others run on the CPU
+    """
+
+    def __init__(self, graph: Graph, device: Device | None = None) -> None:
         self.graph = graph
+        self.device = device or open_device(DEVICE)
         self.cells: dict[str, Any] = {}
         self.executions: dict[Operation, int] = {}
 
@@ -30,7 +45,7 @@ class Reference:
         targets = [t._as_tensor(False) if hasattr(t, "_as_tensor") else t for t in targets]
         values: dict[tuple[str, int], Any] = {(t.op.name, t.value_index): np.asarray(v, t.dtype.np_dtype) for t, v in (feeds or {}).items()}
         self._compute(self.graph, [t for t in targets if isinstance(t, Operation) or (t.op.name, t.value_index) not in values], values)
-        out = [None if isinstance(t, Operation) else _read(values[t.op.name, t.value_index]) for t in targets]
+        out = [None if isinstance(t, Operation) else self._in_host_memory(_read(values[t.op.name, t.value_index])) for t in targets]
         return out if isinstance(fetches, list | tuple) else out[0]
 
     def _compute(self, graph: Graph, targets: Sequence[Any], values: dict[tuple[str, int], Any]) -> None:
@@ -46,38 +61,53 @@ class Reference:
         return [v if t.op.type == ARG else _read(v) for t in body.outputs for v in [values[t.op.name, t.value_index]]]
 
     def _execute(self, op: Operation, values: dict[tuple[str, int], Any]) -> None:
-        kernel = op.definition.kernels["CPU"]
+        kind = self.device.name.partition(":")[0]
+        has_strings = any(t.dtype.base_dtype is dtypes.string for t in (*op.inputs, *op.outputs))
+        device = self.device if kind in op.definition.kernels and not has_strings else CPU
+        kernel = op.definition.kernels[device.name.partition(":")[0]]
         inputs = []
-        is_ref = [a.is_ref for a in op.definition.inputs for _ in range(_count(op, a))]
-        for tensor, ref in zip(op.inputs, is_ref, strict=True):
+        for tensor, arg in zip(op.inputs, _flat(op, op.definition.inputs), strict=True):
             value = values[tensor.op.name, tensor.value_index]
-            inputs.append(value if ref else _read(value) if tensor.dtype.is_ref else value)
-        with np.errstate(all="ignore"):  # as the executor does: inf and NaN are values
+            if tensor.dtype.is_ref and not arg.is_ref:
+                value = _read(value)
+            on_host = arg.is_ref or arg.name in kernel.host or device is CPU
+            inputs.append(self._in_host_memory(value) if on_host else self._in_device_memory(value))
+        with np.errstate(all="ignore"), device.active():  # as the executor does: inf and NaN are values
             if kernel.direct:
-                result = getattr(np, kernel.direct)(*inputs)
+                result = getattr(device.xp, kernel.direct)(*inputs)
             else:
                 assert kernel.function is not None
-                result = kernel.function(_Context(self, op), *inputs, **{k: op.attrs[k] for k in kernel.attrs})
+                result = kernel.function(_Context(self, op, device), *inputs, **{k: op.attrs[k] for k in kernel.attrs})
         results: Sequence[Any] = [result] if len(op.outputs) == 1 and not _is_list_output(op) else list(result or ())
         assert len(results) == len(op.outputs), f"{op.name} ({op.type}) gave {len(results)} of {len(op.outputs)} outputs"
-        for tensor, value in zip(op.outputs, results, strict=True):
-            if isinstance(value, np.ndarray | np.generic):
-                static = tensor.static_shape
+        for tensor, arg, value in zip(op.outputs, _flat(op, op.definition.outputs), results, strict=True):
+            if hasattr(value, "dtype") and hasattr(value, "ndim"):
+                static, made = tensor.static_shape, "the host's" if isinstance(value, np.ndarray | np.generic) else "the device's"
                 assert value.dtype == tensor.dtype.np_dtype, f"{op.type}: dtype {value.dtype}, not {tensor.dtype.name}"
                 assert compatible(static, value.shape), f"{op.type}: shape {value.shape} contradicts the static shape {static}"
-                value = np.asarray(value)
+                if device.xp is np or arg.name in kernel.host:
+                    assert made == "the host's", f"{op.type}: {arg.name} is in {made} memory, which its kernel promises for the host"
+                    value = np.asarray(value)
+                else:
+                    assert made == "the device's", f"{op.type}: {arg.name} is in {made} memory, not in that of {device.name}"
             values.setdefault((op.name, tensor.value_index), value)  # one that is fed stays
         values.setdefault((op.name, 0), None)
+
+    def _in_host_memory(self, value: Any) -> Any:
+        is_there = isinstance(value, np.ndarray | np.generic) or not hasattr(value, "ndim")
+        return value if is_there else self.device.to_host(value)
+
+    def _in_device_memory(self, value: Any) -> Any:
+        is_elsewhere = isinstance(value, np.ndarray | np.generic) and self.device.xp is not np
+        return self.device.from_host(np.asarray(value)) if is_elsewhere else value
 
 
 def _is_list_output(op: Operation) -> bool:
     return len(op.definition.outputs) == 1 and op.definition.outputs[0].is_list
 
 
-def _count(op: Operation, arg: Any) -> int:
-    if arg.list_attr:
-        return len(op.attrs[arg.list_attr])
-    return int(op.attrs[arg.number_attr]) if arg.number_attr else 1
+def _flat(op: Operation, args: Sequence[ArgDef]) -> list[ArgDef]:
+    return [arg for arg in args for _ in range(arg_size(arg, op.attrs))]
 
 
 def _read(value: Any) -> Any:
@@ -99,11 +129,10 @@ def _ancestors(ops: Sequence[Operation], fed: set[tuple[str, int]]) -> set[Opera
 class _Context:
     """KernelContext of the reference evaluation."""
 
-    xp = np
-
-    def __init__(self, owner: Reference, op: Operation) -> None:
+    def __init__(self, owner: Reference, op: Operation, device: Device) -> None:
         self.owner = owner
         self.op = op
+        self.xp = device.xp
 
     def resource(self, factory: Callable[[str], Any], private: bool = False) -> Any:
         name = self.op.attrs.get("shared_name") or self.op.qualified_name

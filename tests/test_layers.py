@@ -31,7 +31,7 @@ LAYERS = [
     ("cli", "__main__"),
     # The front door, mpirt/__init__.py, and TensorFlow's public namespaces (tf.nn, tf.math): they gather names.
     (
-        "mpirt", "app", "debugging", "flags", "initializers", "linalg", "logging", "losses", "math", "nn", "queue", "random",
+        "mpirt", "app", "collective", "debugging", "flags", "initializers", "linalg", "logging", "losses", "math", "nn", "queue", "random",
         "sparse", "summary", "test", "v2_switches",
     ),  # fmt: skip
 ]

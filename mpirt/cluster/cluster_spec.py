@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mpirt.cluster.task import JOB_NAME, Task
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     JobTasks = int | Sequence[str] | Mapping[int, str]
 
 
-@runtime_checkable
 class ClusterDefLike(Protocol):
     """A ClusterDef message, from whatever package: ``.job`` lists jobs with ``.name`` and ``.tasks`` (a map)."""
 
@@ -138,7 +137,7 @@ def _pairs(cluster: object) -> list[tuple[Any, Any]]:
         return list(cluster._jobs.items())
     if isinstance(cluster, Mapping):
         return list(cluster.items())
-    if isinstance(cluster, ClusterDefLike):
+    if hasattr(cluster, "job"):  # not isinstance: a message's fields are found by asking only (Python 3.12)
         return [(job.name, dict(job.tasks)) for job in cluster.job]
     raise TypeError(
         "ClusterSpec: expected a dict of job names to tasks, a ClusterSpec or a ClusterDef, "

@@ -4,13 +4,15 @@ Guarantees: one edge for each (tensor, destination task), however many consumers
 each of its values that a task needs: it starts behind the last operation before the consumer that may have changed the
 variable, so that the consumer sees what it would see if all tasks were one. A constant marked ``EVERYWHERE_ATTR`` has no edge:
 each task that needs it has it from the start. Plans speak of tasks, never of ranks.
+A collective has no edges for what goes in and comes out: the tasks with its inputs and those that need its outputs come to
+its place in the one order, and do it together there.
 Neighbours: ``schedule`` gives the order, ``verify`` proves the plan, ``program`` binds it to ranks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mpirt import dtypes
 from mpirt.cluster.task import Task
@@ -19,6 +21,7 @@ from mpirt.compiler.prune import control_producers
 from mpirt.dtypes import DType
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.graph.shapes import Shape, num_elements
+from mpirt.ops.collective_ops import HUBS
 
 # Marks a constant that is better copied than sent: the rates of an optimizer, which each ps task needs in each step.
 EVERYWHERE_ATTR = "_everywhere"
@@ -66,6 +69,20 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Collective:
+    """Who takes part in a collective operation."""
+
+    op: Operation
+    sources: tuple[Task, ...]  # for each input: the task that has it
+    targets: tuple[tuple[Task, ...], ...]  # for each output: the tasks that need it
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All that take part."""
+        return tuple(dict.fromkeys([*self.sources, *(task for tasks in self.targets for task in tasks)]))
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A step, ready to be bound to ranks."""
 
@@ -75,6 +92,7 @@ class Plan:
     feeds: tuple[Tensor, ...]
     placement: Mapping[Operation, DeviceName]
     client: DeviceName | None = None  # where all feeds come in; None: each where its operation is placed
+    collectives: Mapping[Operation, Collective] = field(default_factory=dict)
 
     def device_of(self, item: Tensor | Operation) -> DeviceName:
         """Where a tensor or operation of the plan is."""
@@ -108,7 +126,7 @@ def partition(
     for op, incoming in zip(order, waits, strict=True):
         outgoing = tuple(i for i in sends.get(op, ()) if edges[i].source not in fed)
         nodes.append(Node(op, placement[op], None, incoming, outgoing))
-    return Plan(tuple(nodes), tuple(edges), tuple(fetches), tuple(feeds), placement, client)
+    return Plan(tuple(nodes), tuple(edges), tuple(fetches), tuple(feeds), placement, client, crossing.collectives(fetches))
 
 
 class _Crossing:
@@ -122,21 +140,46 @@ class _Crossing:
         self._known: dict[tuple[Tensor | Operation, Operation, Task], int] = {}
         self._variable: dict[Tensor, Tensor] = {}  # the variable behind a tensor that an operation on it gave out
         self._changed: dict[Tensor, Operation] = {}  # the last operation that may have changed a variable
+        self._sources: dict[Operation, tuple[Task, ...]] = {}  # of the collectives
+        self._targets: dict[Operation, list[dict[Task, None]]] = {}
 
     def waits(self, op: Operation) -> tuple[int, ...]:
         """Edges that ``op``, the next operation, waits for; adds the new ones."""
         dst = self._placement[op].task
         found: dict[int, None] = {}
-        for tensor in op.inputs:
-            if self._home(tensor) != dst and (tensor in self._fed or not is_everywhere(tensor)):
+        if op.type in HUBS:
+            self._sources[op] = tuple([self._home(t) for t in op.inputs])
+            self._targets[op] = [{} for _ in op.outputs]
+        for position, tensor in enumerate(op.inputs):
+            if self._of_collective(tensor):
+                reader = self._sources[op][position] if op in self._sources else dst
+                self._targets[tensor.op][tensor.value_index][reader] = None
+            elif self._home(tensor) != dst and op.type not in HUBS and (tensor in self._fed or not is_everywhere(tensor)):
                 found[self._edge(tensor, self._origin(tensor), dst)] = None
-        for control in control_producers(op, self._fed):
+        controls = control_producers(op, self._fed)
+        told = {self.edges[i].after for i in found} if controls else set()
+        for control in controls:
+            if control in self._targets:  # its end is where it is placed
+                self._targets[control][0][self._placement[control].task] = None
             # A tensor that starts behind the same operation and comes to this task anyway tells as much as a message of its own.
-            if self._placement[control].task != dst and all(self.edges[i].after is not control for i in found):
+            if self._placement[control].task != dst and control not in told:
+                told.add(control)
                 carrier = next((t for t in control.outputs if (t, control, dst) in self._known and t not in self._fed), control)
                 found[self._edge(carrier, control, dst)] = None
         self._note_change(op)
         return tuple(found)
+
+    def collectives(self, fetches: Sequence[Tensor | Operation]) -> dict[Operation, Collective]:
+        """Who takes part in which collective, once all operations are seen."""
+        for fetch in fetches:
+            op = fetch.op if isinstance(fetch, Tensor) else fetch
+            if op in self._targets and fetch not in self._fed:
+                index = fetch.value_index if isinstance(fetch, Tensor) else 0
+                self._targets[op][index][self._placement[op].task] = None
+        return {op: Collective(op, self._sources[op], tuple([tuple(sorted(t)) for t in found])) for op, found in self._targets.items()}
+
+    def _of_collective(self, tensor: Tensor) -> bool:
+        return tensor.op in self._targets and tensor not in self._fed
 
     def _home(self, source: Tensor | Operation) -> Task:
         """The task where a tensor or the end of an operation comes from."""

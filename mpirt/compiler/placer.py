@@ -359,9 +359,9 @@ def _choose_task(spec: DeviceSpec, group: Sequence[Operation], inventory: Invent
     if spec.job is None and spec.task is None:
         return rules.master
     job = spec.job if spec.job is not None else rules.master.job
+    if spec.task is not None and (asked := Task(job, spec.task)) in inventory:
+        return asked
     indices = sorted(t.index for t in inventory if t.job == job)
-    if spec.task is not None and spec.task in indices:
-        return Task(job, spec.task)
     if indices and spec.task is None:
         if rules.master.job == job and rules.master.index != indices[0]:
             if rules.task_default == "master":

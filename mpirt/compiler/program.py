@@ -4,7 +4,7 @@ Guarantees: the programs of all ranks are projections of the plan's one order; b
 one transfer for each (tensor, destination rank), or for each value of a variable's own tensor that a rank needs; a value is
 dropped after its last use. Tasks of one rank share values. Every reader of a variable sees the value at its own place in
 the plan's order, a fetch the value when the operation that gives the variable out has run, wherever the tasks live: so
-folding tasks onto fewer ranks changes no result, and all ranks get the same.
+folding tasks onto fewer ranks changes no result (but for the order in which collectives add), and all ranks get the same.
 Pure data: the executor turns each instruction into a bound call once.
 """
 
@@ -16,7 +16,8 @@ from functools import lru_cache
 
 from mpirt import dtypes
 from mpirt.cluster.task import Task
-from mpirt.compiler.partition import Plan, message_nbytes
+from mpirt.compiler.exchange import JOIN, Exchange, Fold, Make, Message, MessageKey, Part, View, exchanges
+from mpirt.compiler.partition import Node, Plan, message_nbytes
 from mpirt.compiler.placer import DeviceName
 from mpirt.dtypes import DType
 from mpirt.graph.function import ARG
@@ -43,6 +44,7 @@ class Transfer:
     dst_rank: int
     src: Task
     reason: str  # who needs it: a task, or FETCH
+    in_place: bool = False  # it is received into a part of another array
     op: Operation | None = field(default=None, compare=False, repr=False)  # that made the tensor, where the graph is at hand
 
     @property
@@ -90,6 +92,7 @@ class Send:
 
     transfer: Transfer
     source: int  # NO_SLOT for a token
+    part: Part | None = None  # which elements of the flattened array, if not the array
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +101,50 @@ class Recv:
 
     transfer: Transfer
     target: int  # NO_SLOT for a token
+    part: Part | None = None  # the elements of the array in ``target`` (of a `Make`) that it fills, if it isn't an array of its own
 
 
-Instruction = Run | Read | Move | Send | Recv
+Instruction = Run | Read | Move | Send | Recv | Make | Fold | View
+
+WINDOW_NBYTES = 1 << 16  # smaller tensors are there as soon in a message
+WORD_NBYTES = 16  # the message that tells of a tensor in a window: its number, and where the window is
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """How a transfer gets to its rank.
+
+    Attributes
+    ----------
+    window : through memory that both ranks share, with a message of a few bytes; else in the message
+    why : for people
+    """
+
+    window: bool
+    why: str
+
+
+def path_of(transfer: Transfer, memory: Sequence[int]) -> Path:
+    """How ``transfer`` travels; both its ends decide by this one rule.
+
+    Parameters
+    ----------
+    memory : ``Transport.memory``; ranks of the same number can share windows
+    """
+    nbytes = transfer.nbytes
+    if transfer.dtype is None:
+        return Path(False, "a token")
+    if nbytes is None:
+        return Path(False, "size known at run time only")
+    if nbytes < WINDOW_NBYTES:
+        return Path(False, "small")
+    if memory[transfer.src_rank] != memory[transfer.dst_rank]:
+        return Path(False, "no shared memory")
+    if transfer.reason == FETCH:
+        return Path(False, "becomes the user's own array")
+    if transfer.in_place:
+        return Path(False, "straight into its place")
+    return Path(True, "large, on one host")
 
 
 @dataclass(slots=True)
@@ -121,29 +165,43 @@ class Program:
         slots = {i.target for i in self.instructions if isinstance(i, Recv) and i.transfer.reason == FETCH}
         return tuple([slot in slots for slot in self.fetches])
 
-    def text(self) -> str:
-        """The program for people (``MPIRT_DUMP_PROGRAM``)."""
+    def text(self, memory: Sequence[int] | None = None) -> str:
+        """The program for people (``MPIRT_DUMP_PROGRAM``); with ``Transport.memory`` also how each transfer travels, and why."""
         lines = [f"rank {self.rank}: {len(self.instructions)} instructions, {self.num_slots} slots"]
         lines += [f"  feed  s{slot} = {t.name}" for t, slot in self.feeds.items()]
         lines += [f"  const s{slot} = {op.name} on {device}" for slot, op, device in self.constants]
         for instruction, frees in zip(self.instructions, self.frees, strict=True):
             drop = f"   # drop {', '.join(f's{i}' for i in frees)}" if frees else ""
-            lines.append(f"  {_line(instruction)}{drop}")
+            lines.append(f"  {_line(instruction, memory)}{drop}")
         lines += [f"  fetch {'-' if slot == NO_SLOT else f's{slot}'}" for slot in self.fetches]
         return "\n".join(lines) + "\n"
 
 
-def _line(i: Instruction) -> str:
+def _line(i: Instruction, memory: Sequence[int] | None) -> str:
     if isinstance(i, Run):
         return f"run   {_slots(i.outputs)} = {i.op.type} {i.op.name}({_slots(i.inputs)}) on {i.device}"
     if isinstance(i, Read):
         return f"read  s{i.target} = variable s{i.source} for {i.op.name}"
     if isinstance(i, Move):
         return f"move  s{i.target} = s{i.source} {i.tensor.name} {i.from_space or 'host'} -> {i.to_space or 'host'}"
+    if isinstance(i, Make):
+        return f"make  s{i.target} = {i.dtype.name}{list(i.shape)}"
+    if isinstance(i, View):
+        return f"view  s{i.target} = s{i.source}{_part(i.part)} as {list(i.shape)}"
+    if isinstance(i, Fold):
+        inputs = ", ".join(f"s{slot}{_part(part)}" for slot, part in zip(i.inputs, i.parts, strict=True))
+        number = f", {i.number}" if i.number != 1 or i.how == JOIN else ""
+        return f"fold  s{i.target}{_part(i.into)} = {i.how}({inputs}{number}) for {i.name}"
     size = "? B" if i.transfer.nbytes is None else f"{i.transfer.nbytes} B"
-    if isinstance(i, Send):
-        return f"send  {_slots((i.source,))} #{i.transfer.index} {i.transfer} {size} for {i.transfer.reason}"
-    return f"recv  {_slots((i.target,))} #{i.transfer.index} {i.transfer} {size} for {i.transfer.reason}"
+    if memory is not None:
+        path = path_of(i.transfer, memory)
+        size += f" in a {'window' if path.window else 'message'} ({path.why})"
+    word, slot = ("send", i.source) if isinstance(i, Send) else ("recv", i.target)
+    return f"{word}  {_slots((slot,))}{_part(i.part)} #{i.transfer.index} {i.transfer} {size} for {i.transfer.reason}"
+
+
+def _part(part: Part | None) -> str:
+    return f"[{part[0]}:{part[1]}]" if part else ""
 
 
 def _slots(slots: Sequence[int]) -> str:
@@ -183,6 +241,9 @@ class _Linker:
         self.of_fetch: dict[int, int] = {}  # transfer that brings each fetch to this rank
         self.fetched = frozenset(f for f in plan.fetches if isinstance(f, Tensor) and f.dtype.is_ref and f not in self.fed)
         self.snapshots: dict[tuple[Tensor, Operation], int] = {}  # slots with the values of variables behind an operation
+        self.exchanges: dict[Operation, Exchange] = {}  # by the last of their collectives
+        self.shared: set[Operation] = set()  # all collectives that ranks compute together
+        self.messages: dict[tuple[Operation, MessageKey], int] = {}  # transfer of each message of an exchange
         self._number_transfers(num_ranks)
 
     def _number_transfers(self, num_ranks: int) -> None:
@@ -206,6 +267,23 @@ class _Linker:
                     index = self._transfer(found, source, after, src, dst, task, FETCH)
                     if dst == self.rank:
                         self.of_fetch[position] = index
+        self._number_messages()
+
+    def _number_messages(self) -> None:
+        """The messages of collectives, behind all other transfers."""
+        if not self.plan.collectives:
+            return
+        order = [None if node.fed is not None else self.plan.collectives.get(node.op) for node in self.plan.nodes]
+        for exchange in exchanges(order, self.rank_of):
+            home = self.rank_of(self.plan.placement[exchange.op].task)
+            if exchange.ranks == (home,):
+                continue  # an operation like any other
+            self.shared.update(c.op for c in exchange.collectives)
+            self.exchanges[exchange.collectives[-1].op] = exchange
+            for message in exchange.messages():
+                self.messages[exchange.op, message.key] = index = len(self.sources)
+                self.sources.append(exchange.op)
+                self.program.transfers.append(_of_exchange(index, message, exchange))
 
     def _transfer(
         self,
@@ -229,6 +307,9 @@ class _Linker:
     def link(self) -> Program:
         program = self.program
         for node in self.plan.nodes:
+            if node.fed is None and node.op in self.shared:
+                self._exchange(node)
+                continue
             if self.rank_of(node.device.task) != self.rank:
                 continue
             for edge in node.waits:
@@ -246,6 +327,21 @@ class _Linker:
             program.fetches = [self._fetch(position, fetch) for position, fetch in enumerate(self.plan.fetches)]
         program.frees = frees_after_last_use(program)
         return program
+
+    def _exchange(self, node: Node) -> None:
+        """This rank's part in a collective, or if it isn't the last one of its exchange, what the operation itself waits for."""
+        home = self.rank_of(node.device.task) == self.rank
+        for edge in node.waits if home else ():
+            if edge in self.by_edge:
+                self._receive(self.by_edge[edge])
+        exchange = self.exchanges.get(node.op)
+        if exchange is None:
+            return
+        if self.rank in exchange.ranks:
+            exchange.emit(self.rank, _Emitter(self, exchange.op))
+        for collective in exchange.collectives:
+            if self.rank_of(self.plan.placement[collective.op].task) == self.rank:
+                self._send(collective.op)
 
     def _new_slot(self) -> int:
         self.program.num_slots += 1
@@ -370,12 +466,46 @@ class _Linker:
         return NO_SLOT if isinstance(fetch, Operation) else self._value_slot(fetch, fetch.op)
 
 
+class _Emitter:
+    """The program under construction as an exchange sees it: see `compiler.exchange.Emitter`."""
+
+    def __init__(self, linker: _Linker, of: Operation) -> None:
+        self._linker = linker
+        self._of = of
+        self.new_slot = linker._new_slot
+        self.emit: Callable[[Make | Fold | View], None] = linker._emit
+
+    def value(self, op: Operation, tensor: Tensor) -> int:
+        return self._linker._input(op, tensor, False, HOST)
+
+    def send(self, message: MessageKey, slot: int, part: Part | None = None) -> None:
+        self._linker._emit(Send(self._transfer(message), slot, part))
+
+    def receive(self, message: MessageKey, into: tuple[int, Part] | None = None) -> int:
+        slot, part = (self._linker._new_slot(), None) if into is None else into
+        self._linker._emit(Recv(self._transfer(message), slot, part))
+        return slot
+
+    def give(self, tensor: Tensor, slot: int) -> None:
+        self._linker._keep(tensor, HOST, slot)
+
+    def _transfer(self, message: MessageKey) -> Transfer:
+        return self._linker.program.transfers[self._linker.messages[self._of, message]]
+
+
+def _of_exchange(index: int, message: Message, exchange: Exchange) -> Transfer:
+    tensor, task = message.tensor, exchange.task_at(message.src)
+    reason = f"{exchange.name}, {exchange.way}: {message.role} {message.number}"
+    ends = message.src, message.dst
+    return Transfer(index, tensor.name, exchange.dtype, message.shape, *ends, task, reason, message.in_place, exchange.op)
+
+
 def _transfer(index: int, source: Tensor | Operation, src: int, dst: int, task: Task, why: str) -> Transfer:
     if isinstance(source, Operation):
         return Transfer(index, f"^{source.name}", None, None, src, dst, task, why)
     static = source.static_shape
     shape = None if static is None or None in static else tuple([size for size in static if size is not None])
-    return Transfer(index, source.name, source.dtype.base_dtype, shape, src, dst, task, why, source.op)
+    return Transfer(index, source.name, source.dtype.base_dtype, shape, src, dst, task, why, op=source.op)
 
 
 def frees_after_last_use(program: Program) -> list[tuple[int, ...]]:
@@ -397,8 +527,10 @@ def _used(i: Instruction) -> tuple[int, ...]:
         return i.inputs + i.outputs
     if isinstance(i, Send):
         return (i.source,)
-    if isinstance(i, Recv):
+    if isinstance(i, Recv | Make):
         return (i.target,)
+    if isinstance(i, Fold):
+        return (*i.inputs, i.target)
     return (i.source, i.target)
 
 

@@ -2,8 +2,10 @@
 
 A plan is safe if its order is topological, every dependency between tasks has exactly one edge, and each edge starts
 once, behind its producer, and is awaited later by its destination: then the task that is furthest behind in the global order
-can always go on, since sends never block. ``verify`` checks these three, then runs the programs of all tasks in the mind,
-each blocked on every receive, until all have ended. A failure is an error of mpirt, not of its user.
+can always go on, since sends never block. A collective is one place in that order for all tasks that take part: they come with
+what they give before they wait for the others, so the same holds. ``verify`` checks these, then runs the programs of all
+tasks in the mind, each blocked on every receive and in every collective until all have come with their inputs, until all have
+ended. A failure is an error of mpirt, not of its user.
 """
 
 from __future__ import annotations
@@ -79,20 +81,35 @@ def _check_waits(node: Node, plan: Plan, fed: Set[Tensor]) -> None:
             raise _refuse(f"{node.op.name!r} on {here} can't wait for {edge}")
     if node.fed is not None:
         return
-    for tensor in node.op.inputs:
-        own = plan.device_of(tensor).task == here or tensor not in fed and is_everywhere(tensor)
-        if not own and all(e.source is not tensor for e in have):
+    brought = {edge.source for edge in have}
+    told = {op for edge in have if edge.source not in fed for op in (edge.producer, edge.after)}
+    collective = plan.collectives.get(node.op)
+    for position, tensor in enumerate(node.op.inputs):
+        there = plan.device_of(tensor).task
+        reader = here if collective is None else collective.sources[position]
+        origin = None if tensor in fed else plan.collectives.get(tensor.op)
+        if origin is not None:
+            if reader not in origin.targets[tensor.value_index]:
+                raise _refuse(f"{tensor.name!r} is not given to {reader}, where {node.op.name!r} needs it")
+        elif collective is not None:
+            if reader != there:
+                raise _refuse(f"{reader} can't give {tensor.name!r} to {node.op.name!r}: it is on {there}")
+        elif there != here and tensor not in brought and (tensor in fed or not is_everywhere(tensor)):
             raise _refuse(f"nothing brings {tensor.name!r} to {node.op.name!r} on {here}")
     for control in control_producers(node.op, fed):
-        if plan.placement[control].task != here and all(control not in (e.producer, e.after) or e.source in fed for e in have):
+        if plan.placement[control].task != here and control not in told:
             raise _refuse(f"nothing tells {node.op.name!r} on {here} that {control.name!r} has run")
 
 
 def _check_progress(plan: Plan) -> None:
-    """Run all tasks' lists, each blocked on its receives."""
+    """Run all tasks' lists, each blocked on its receives and in its collectives."""
     lists: dict[Task, list[Node]] = {}
     for node in plan.nodes:
-        lists.setdefault(node.device.task, []).append(node)
+        taking_part = plan.collectives[node.op].tasks if _is_collective(node, plan) else ()
+        for task in dict.fromkeys([node.device.task, *taking_part]):
+            lists.setdefault(task, []).append(node)
+    absent = {op: set(collective.sources) for op, collective in plan.collectives.items()}
+    meeting: dict[Operation, list[Task]] = {}
     position = dict.fromkeys(lists, 0)
     arrived: set[int] = set()
     waiting: dict[int, list[Task]] = {}
@@ -101,19 +118,36 @@ def _check_progress(plan: Plan) -> None:
         task = ready.pop()
         while position[task] < len(lists[task]):
             node = lists[task][position[task]]
-            missing = next((i for i in node.waits if i not in arrived), None)
+            missing = next((i for i in _waits(node, task) if i not in arrived), None)
             if missing is not None:
                 waiting.setdefault(missing, []).append(task)
                 break
+            if _is_collective(node, plan):
+                absent[node.op].discard(task)
+                if absent[node.op]:
+                    meeting.setdefault(node.op, []).append(task)
+                    break
+                ready.extend(meeting.pop(node.op, ()))
             position[task] += 1
-            for index in node.sends:
-                arrived.add(index)
-                ready.extend(waiting.pop(index, ()))
+            if task == node.device.task:
+                for index in node.sends:
+                    arrived.add(index)
+                    ready.extend(waiting.pop(index, ()))
     for task, nodes in lists.items():
         if position[task] < len(nodes):
             node = nodes[position[task]]
-            edge = plan.edges[next(i for i in node.waits if i not in arrived)]
-            raise _refuse(f"{task} would wait for ever for {edge} before {node.op.name!r}")
+            edge = next((plan.edges[i] for i in _waits(node, task) if i not in arrived), None)
+            what = f"{edge} before" if edge else f"{' and '.join(map(str, sorted(absent[node.op])))} in the collective"
+            raise _refuse(f"{task} would wait for ever for {what} {node.op.name!r}")
+
+
+def _is_collective(node: Node, plan: Plan) -> bool:
+    return node.fed is None and node.op in plan.collectives
+
+
+def _waits(node: Node, task: Task) -> tuple[int, ...]:
+    """Edges that ``task`` waits for at ``node``: the others that take part in a collective wait for none."""
+    return node.waits if task == node.device.task else ()
 
 
 def _refuse(what: str) -> errors.InternalError:

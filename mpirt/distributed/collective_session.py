@@ -265,7 +265,7 @@ class CollectiveSession:
         self._places.add(step.plan.placement)
 
     def _report(self, step: _Step, program: Program) -> None:
-        dump_program(program, self._number, step.number, self._cluster.rank)
+        dump_program(program, self._number, step.number, self._cluster.transport.memory)
         if self._log_placement and self._cluster.rank == 0:
             print_placement(step.plan.placement, self._places.known)
 
@@ -281,7 +281,8 @@ class CollectiveSession:
         step = next((s for s in self._steps.get(leaves, ()) if feeds <= s.feeds), None)
         if step is None:
             raise not_run_error()
-        return traffic_of(link(step.plan, self._cluster.rank_of, self._cluster.rank, self._cluster.size, self._fetch_on))
+        program = link(step.plan, self._cluster.rank_of, self._cluster.rank, self._cluster.size, self._fetch_on)
+        return traffic_of(program, self._cluster.transport.memory)
 
     # ---- the end
 

@@ -156,16 +156,14 @@ class Goodbye(_message.Message):
     def __init__(self, calls: _Optional[int] = ..., history: _Optional[int] = ...) -> None: ...
 
 class CreateSession(_message.Message):
-    __slots__ = ("request", "session", "isolate", "where")
+    __slots__ = ("request", "session", "isolate")
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     ISOLATE_FIELD_NUMBER: _ClassVar[int]
-    WHERE_FIELD_NUMBER: _ClassVar[int]
     request: int
     session: int
     isolate: bool
-    where: str
-    def __init__(self, request: _Optional[int] = ..., session: _Optional[int] = ..., isolate: bool = ..., where: _Optional[str] = ...) -> None: ...
+    def __init__(self, request: _Optional[int] = ..., session: _Optional[int] = ..., isolate: bool = ...) -> None: ...
 
 class ExtendSession(_message.Message):
     __slots__ = ("session", "graph_def", "foreign", "constants", "places")
@@ -228,23 +226,25 @@ class ProgramDef(_message.Message):
     def __init__(self, num_slots: _Optional[int] = ..., devices: _Optional[_Iterable[str]] = ..., nodes: _Optional[_Iterable[str]] = ..., transfers: _Optional[_Iterable[_Union[TransferDef, _Mapping]]] = ..., instructions: _Optional[_Iterable[_Union[InstructionDef, _Mapping]]] = ..., constants: _Optional[_Iterable[_Union[ConstantDef, _Mapping]]] = ...) -> None: ...
 
 class TransferDef(_message.Message):
-    __slots__ = ("index", "tensor", "src_rank", "dst_rank", "src", "reason")
+    __slots__ = ("index", "tensor", "src_rank", "dst_rank", "src", "reason", "in_place")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TENSOR_FIELD_NUMBER: _ClassVar[int]
     SRC_RANK_FIELD_NUMBER: _ClassVar[int]
     DST_RANK_FIELD_NUMBER: _ClassVar[int]
     SRC_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    IN_PLACE_FIELD_NUMBER: _ClassVar[int]
     index: int
     tensor: TensorSpec
     src_rank: int
     dst_rank: int
     src: str
     reason: str
-    def __init__(self, index: _Optional[int] = ..., tensor: _Optional[_Union[TensorSpec, _Mapping]] = ..., src_rank: _Optional[int] = ..., dst_rank: _Optional[int] = ..., src: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    in_place: bool
+    def __init__(self, index: _Optional[int] = ..., tensor: _Optional[_Union[TensorSpec, _Mapping]] = ..., src_rank: _Optional[int] = ..., dst_rank: _Optional[int] = ..., src: _Optional[str] = ..., reason: _Optional[str] = ..., in_place: bool = ...) -> None: ...
 
 class InstructionDef(_message.Message):
-    __slots__ = ("kind", "node", "device", "inputs", "outputs", "output", "from_space", "to_space")
+    __slots__ = ("kind", "node", "device", "inputs", "outputs", "output", "from_space", "to_space", "parts", "name", "how", "number", "labels", "made")
     KIND_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
@@ -253,6 +253,12 @@ class InstructionDef(_message.Message):
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     FROM_SPACE_FIELD_NUMBER: _ClassVar[int]
     TO_SPACE_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    HOW_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
     kind: int
     node: int
     device: int
@@ -261,7 +267,13 @@ class InstructionDef(_message.Message):
     output: int
     from_space: str
     to_space: str
-    def __init__(self, kind: _Optional[int] = ..., node: _Optional[int] = ..., device: _Optional[int] = ..., inputs: _Optional[_Iterable[int]] = ..., outputs: _Optional[_Iterable[int]] = ..., output: _Optional[int] = ..., from_space: _Optional[str] = ..., to_space: _Optional[str] = ...) -> None: ...
+    parts: _containers.RepeatedScalarFieldContainer[int]
+    name: str
+    how: str
+    number: int
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    made: TensorSpec
+    def __init__(self, kind: _Optional[int] = ..., node: _Optional[int] = ..., device: _Optional[int] = ..., inputs: _Optional[_Iterable[int]] = ..., outputs: _Optional[_Iterable[int]] = ..., output: _Optional[int] = ..., from_space: _Optional[str] = ..., to_space: _Optional[str] = ..., parts: _Optional[_Iterable[int]] = ..., name: _Optional[str] = ..., how: _Optional[str] = ..., number: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., made: _Optional[_Union[TensorSpec, _Mapping]] = ...) -> None: ...
 
 class ConstantDef(_message.Message):
     __slots__ = ("slot", "node", "device")

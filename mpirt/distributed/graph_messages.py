@@ -19,6 +19,7 @@ from tensorboard.compat.proto import graph_pb2
 
 from mpirt import dtypes, errors
 from mpirt.cluster.task import Task
+from mpirt.compiler.exchange import JOIN, Fold, Make, Part, View
 from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import (
     HOST,
@@ -51,8 +52,10 @@ from mpirt.graph.shapes import Shape
 
 LARGE_CONSTANT_NBYTES = 1 << 16
 _MAX_NDIM = 64
+_MAX_NBYTES = 1 << 40  # of an array that a program makes
 _TASK = re.compile(r"/job:([\w.-]+)/task:([0-9]{1,9})", re.ASCII)  # also the client, whose job's name no cluster can have
-_RUN, _READ, _MOVE, _SEND, _RECV = range(5)
+_RUN, _READ, _MOVE, _SEND, _RECV, _MAKE, _FOLD, _VIEW = range(8)
+_ALL = (0, -1)  # the part that is the whole array
 
 
 # ------------------------------------------------------------------------------------------------------------ nodes
@@ -221,18 +224,26 @@ def program_def(program: Program) -> ProgramDef:
             entry = InstructionDef(kind=_MOVE, node=nodes[i.tensor.op.name], output=i.tensor.value_index)
             entry.MergeFrom(InstructionDef(inputs=[i.source], outputs=[i.target], from_space=i.from_space, to_space=i.to_space))
         elif isinstance(i, Send):
-            entry = InstructionDef(kind=_SEND, node=transfers[i.transfer.index], inputs=[i.source])
+            entry = InstructionDef(kind=_SEND, node=transfers[i.transfer.index], inputs=[i.source], parts=i.part or _ALL)
+        elif isinstance(i, Recv):
+            entry = InstructionDef(kind=_RECV, node=transfers[i.transfer.index], outputs=[i.target], parts=i.part or _ALL)
+        elif isinstance(i, Make):
+            entry = InstructionDef(kind=_MAKE, outputs=[i.target], made=_spec("", i.dtype, i.shape))
+        elif isinstance(i, View):
+            entry = InstructionDef(kind=_VIEW, inputs=[i.source], outputs=[i.target], parts=i.part or _ALL, made=_spec("", None, i.shape))
         else:
-            entry = InstructionDef(kind=_RECV, node=transfers[i.transfer.index], outputs=[i.target])
+            parts = [place for part in (i.into, *i.parts) for place in part or _ALL]
+            entry = InstructionDef(kind=_FOLD, name=i.name, how=i.how, number=i.number, labels=i.labels)
+            entry.MergeFrom(InstructionDef(inputs=i.inputs, outputs=[i.target], parts=parts))
         message.instructions.append(entry)
     message.nodes.extend(nodes)
     message.devices.extend(devices)
     for index in transfers:
         t = program.transfers[index]
         spec = _spec(t.name, t.dtype, t.shape)
-        message.transfers.append(
-            TransferDef(index=index, tensor=spec, src_rank=t.src_rank, dst_rank=t.dst_rank, src=str(t.src), reason=t.reason)
-        )
+        transfer = TransferDef(index=index, tensor=spec, src_rank=t.src_rank, dst_rank=t.dst_rank, src=str(t.src))
+        transfer.MergeFrom(TransferDef(reason=t.reason, in_place=t.in_place))
+        message.transfers.append(transfer)
     return message
 
 
@@ -275,6 +286,7 @@ class _Reader:
         self._devices = [known[d] if d in known else _refuse_device(d, known) for d in message.devices]
         self._transfers = [self._transfer(t) for t in message.transfers]
         self._spaces = {HOST, *(memory_space(d) for d in known.values())}
+        self._made: dict[int, tuple[DType, int]] = {}  # type and number of elements of the arrays that are made
 
     def read(self) -> Program:
         program = Program(self._rank, num_slots=self._num_slots)
@@ -306,6 +318,8 @@ class _Reader:
             if {i.from_space, i.to_space} - self._spaces or HOST not in (i.from_space, i.to_space) or i.from_space == i.to_space:
                 raise _malformed(f"there is no move from {i.from_space!r} to {i.to_space!r} on this rank")
             return Move(self._item(op.outputs, i.output, "output"), source, target, i.from_space, i.to_space)
+        if i.kind in (_MAKE, _FOLD, _VIEW):
+            return self._of_exchange(i)
         if i.kind not in (_SEND, _RECV):
             raise _malformed(f"{i.kind} is no kind of instruction")
         transfer = self._item(self._transfers, i.node, "transfer")
@@ -316,7 +330,61 @@ class _Reader:
         mine = transfer.src_rank if i.kind == _SEND else transfer.dst_rank
         if mine != self._rank:
             raise _malformed(f"rank {self._rank} is not the end of {transfer} that the program says")
-        return Send(transfer, slot) if i.kind == _SEND else Recv(transfer, slot)
+        (part,) = self._parts(i, 1)
+        if part is not None and (transfer.dtype is None or transfer.shape != (part[1] - part[0],)):
+            raise _malformed(f"{transfer} can't be the elements {part[0]} to {part[1]}")
+        if i.kind == _SEND:
+            return Send(transfer, slot, part)
+        if transfer.in_place != (part is not None):
+            raise _malformed(f"{transfer} has a place if it is received in place")
+        if part is not None:
+            self._check_made(slot, transfer.dtype, part)
+        return Recv(transfer, slot, part)
+
+    def _of_exchange(self, i: InstructionDef) -> Instruction:
+        """What happens between the messages of a collective."""
+        if len(i.outputs) != 1:
+            raise _malformed("what is made, folded or viewed has one target")
+        target = self._slot(i.outputs[0])
+        if i.kind == _FOLD:
+            into, *parts = self._parts(i, 1 + len(i.inputs))
+            reduces = i.how in ("sum", "max", "min") and i.number >= 1
+            if not i.inputs or not (reduces or (i.how == JOIN and 0 <= i.number < _MAX_NDIM)) or len(i.labels) not in (0, len(i.inputs)):
+                raise _malformed(f"{i.name!r} can't fold {len(i.inputs)} arrays by {i.how!r} and {i.number}")
+            if i.how == JOIN and (into or any(parts) or not i.labels):
+                raise _malformed(f"{i.name!r} joins whole arrays")
+            if into is None and any(parts):
+                raise _malformed(f"{i.name!r} folds parts into no array")
+            if into is not None:
+                self._check_made(target, None, into)
+            inputs = tuple(map(self._slot, i.inputs))
+            return Fold(i.name, i.how, i.number, inputs, tuple(parts), target, into, tuple(i.labels))
+        shape = tuple(i.made.shape)
+        if len(shape) > _MAX_NDIM or any(size < 0 for size in shape):
+            raise _malformed(f"no array has the shape {list(shape)}")
+        if i.kind == _VIEW:
+            (part,) = self._parts(i, 1)
+            if len(i.inputs) != 1 or (part is not None and part[1] - part[0] != math.prod(shape)):
+                raise _malformed(f"a part of an array can't have the shape {list(shape)}")
+            return View(self._slot(i.inputs[0]), target, part, shape)
+        dtype, _ = _read_spec(i.made)
+        if dtype.size == 0 or math.prod(shape) * dtype.size > _MAX_NBYTES:
+            raise _malformed(f"an array of type {dtype.name} and shape {list(shape)}")
+        self._made[target] = dtype, math.prod(shape)
+        return Make(target, dtype, shape)
+
+    @staticmethod
+    def _parts(i: InstructionDef, count: int) -> list[Part | None]:
+        pairs = list(zip(i.parts[::2], i.parts[1::2], strict=False))
+        if len(i.parts) != 2 * count or any(not (0 <= start <= stop or (start, stop) == _ALL) for start, stop in pairs):
+            raise _malformed(f"parts {list(i.parts)[:8]} of {count} array(s)")
+        return [None if pair == _ALL else pair for pair in pairs]
+
+    def _check_made(self, slot: int, dtype: DType | None, part: Part) -> None:
+        """A part is filled only of an array that was made, and inside it."""
+        have, size = self._made.get(slot, (None, 0))
+        if have is None or part[1] > size or dtype not in (None, have):
+            raise _malformed(f"slot {slot} has no array whose elements {part[0]} to {part[1]} could be filled")
 
     def _transfer(self, t: TransferDef) -> Transfer:
         ranks = (t.src_rank, t.dst_rank)
@@ -327,7 +395,7 @@ class _Reader:
         if t.tensor.dtype:
             dtype, shape = _read_spec(t.tensor)
         static = None if shape is None or None in shape else tuple([size for size in shape if size is not None])
-        return Transfer(t.index, t.tensor.name, dtype, static, t.src_rank, t.dst_rank, _task(t.src), t.reason)
+        return Transfer(t.index, t.tensor.name, dtype, static, t.src_rank, t.dst_rank, _task(t.src), t.reason, t.in_place)
 
     def _slot(self, slot: int) -> int:
         if not 0 <= slot < self._num_slots:

@@ -53,8 +53,8 @@ from mpirt.runtime.resources import ResourceManager
 
 CLIENT = DeviceName(Task("_client", 0), "CPU", 0)  # where the feeds come in: the process of the session
 
-_SHORT_S = 100e-6  # a step that ends within this is short
-_MISSES = 3  # so many in a row that aren't, and the next
+_SHORT_S = 150e-6  # a step that ends within this is short
+_MISSES = 8  # so many in a row that aren't, and the next
 _TRY_AGAIN = 16  # are not expected to be
 _GRACE_S = 1.0  # after a failure, the time that the other ranks have to end their parts before the client hears of it
 _SHORT_GRACE_S = 0.05  # the same after the user's deadline
@@ -360,7 +360,7 @@ class MasterSession:
         executor = Executor(program, self._state, master.plane.transport)
         signature = _Signature(number, plan, program, executor, list(programs))
         for each in (program, *programs.values()):
-            dump_program(each, self._name, self.num_signatures, each.rank)
+            dump_program(each, self._name, self.num_signatures, master.plane.transport.memory)
         if self._log_placement:
             print_placement(plan.placement, self._places.known)
         self.num_signatures += 1
@@ -395,7 +395,7 @@ class MasterSession:
         new = [r for r in sorted(ranks) if r not in self._sent and r != master.rank]
         if new:
             request = next(master.numbers)
-            message = CreateSession(request=request, session=self.number, isolate=self._isolate, where=self.where)
+            message = CreateSession(request=request, session=self.number, isolate=self._isolate)
             what = "to open the session (is a tf.train.Server running there?)"
             try:
                 master.ask(request, new, Kind.CREATE_SESSION, message, what, deadline, lambda: self._closed)
@@ -439,7 +439,7 @@ class MasterSession:
         signature = self._signatures.get((leaves, frozenset(feed_keys)))
         if signature is None:
             raise not_run_error()
-        return traffic_of(signature.program)
+        return traffic_of(signature.program, self._plane.transport.memory)
 
     # ---- the end
 

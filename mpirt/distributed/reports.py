@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mpirt import config
+from mpirt.compiler.buffers import assign_buffers
 from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import Program
 from mpirt.graph.graph import Operation
 from mpirt.runtime.device import is_emulated
 
 
-def dump_program(program: Program, session: int | str, step: int, rank: int) -> None:
-    """Write the program into the folder of ``MPIRT_DUMP_PROGRAM``, if that is set."""
+def dump_program(program: Program, session: int | str, step: int, memory: Sequence[int]) -> None:
+    """Write the program into the folder of ``MPIRT_DUMP_PROGRAM``, if that is set; ``memory`` is the transport's."""
     folder = config.get("MPIRT_DUMP_PROGRAM")
     if folder:
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        (path / f"session-{session}-step-{step}-rank-{rank}.txt").write_text(program.text())
+        text = program.text(memory) + assign_buffers(program).text()
+        (path / f"session-{session}-step-{step}-rank-{program.rank}.txt").write_text(text)
 
 
 def print_placement(placement: Mapping[Operation, DeviceName], known: Collection[Operation]) -> None:

@@ -7,13 +7,13 @@ sessions that every rank makes, ``master_session`` for those on servers and of o
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mpirt import errors
 from mpirt.compiler.placer import DeviceName, Inventory, PlacementRules, place
-from mpirt.compiler.program import Program
+from mpirt.compiler.program import WORD_NBYTES, Program, path_of
 from mpirt.graph.graph import Graph, Operation, Tensor
 
 Leaves = tuple[Tensor | Operation, ...]  # what is fetched, flat, each once
@@ -91,7 +91,8 @@ class Runner(Protocol):
         """
 
     def traffic(self, leaves: Leaves, feed_keys: Collection[Tensor]) -> dict[str, int]:
-        """``messages`` and ``nbytes`` that cross ranks in one step of a signature that has run; unknown sizes count as 0.
+        """``messages`` that cross ranks in one step of a signature that has run, ``nbytes`` in them, ``window_nbytes`` in shared
+        memory; unknown sizes count as 0.
 
         Raises
         ------
@@ -126,9 +127,15 @@ class Places:
         return {**place(graph, graph.get_operations(), inventory, rules, self.pinned), **self.known}
 
 
-def traffic_of(program: Program) -> dict[str, int]:
-    """Messages and bytes of one step, over all ranks; see ``Runner.traffic``."""
-    return {"messages": len(program.transfers), "nbytes": sum(t.nbytes or 0 for t in program.transfers)}
+def traffic_of(program: Program, memory: Sequence[int]) -> dict[str, int]:
+    """Messages and bytes of one step, over all ranks; see ``Runner.traffic``. ``memory`` is the transport's."""
+    in_windows = [path_of(t, memory).window for t in program.transfers]
+    sizes = [t.nbytes or 0 for t in program.transfers]
+    return {
+        "messages": len(sizes),
+        "nbytes": sum(WORD_NBYTES if window else nbytes for nbytes, window in zip(sizes, in_windows, strict=True)),
+        "window_nbytes": sum(nbytes for nbytes, window in zip(sizes, in_windows, strict=True) if window),
+    }
 
 
 def closed_error() -> RuntimeError:

@@ -78,6 +78,7 @@ class Worker:
         self._programs: dict[tuple[int, int], _Program] = {}
         self._steps: dict[tuple[int, int], _Step] = {}
         self._early: list[tuple[int, CreateSession]] = []  # came before there was a server
+        self._well_done = StepDone()  # the answer to most steps; to make one anew costs as much as a small kernel
         plane.serve({
             Kind.CREATE_SESSION: self._create_session,
             Kind.EXTEND_SESSION: self._extend_session,
@@ -119,7 +120,7 @@ class Worker:
             reply.error.CopyFrom(to_record(errors.AlreadyExistsError(f"session {message.session} is open already on {here}.")))
         else:
             resources = ResourceManager() if message.isolate else self.resources
-            self._sessions[key] = _Session(SessionState(resources, self.devices), message.where)
+            self._sessions[key] = _Session(SessionState(resources, self.devices))
         self.plane.send(source, Kind.REPLY, reply)
 
     def _session(self, source: int, number: int) -> _Session:
@@ -262,11 +263,11 @@ class Worker:
     def done(self, source: int, step: int, error: ErrorRecord | None = None, dead: bool = False) -> None:
         """Answer for a step."""
         self._steps.pop((source, step), None)
-        message = StepDone(step=step)
-        if error is not None:
-            message.error.CopyFrom(error)
-        elif dead:
-            message.dead = True
+        if error is not None or dead:
+            message = StepDone(step=step, error=error, dead=dead and error is None)
+        else:
+            message = self._well_done
+            message.step = step
         try:
             self.plane.send(source, Kind.STEP_DONE, message)
         except errors.OpError:
@@ -276,9 +277,8 @@ class Worker:
 class _Session:
     """What a master's session has on this rank."""
 
-    def __init__(self, state: SessionState, where: str) -> None:
+    def __init__(self, state: SessionState) -> None:
         self.state = state
-        self.where = where
         self.table = NodeTable()
         self.error: errors.OpError | None = None  # of an extension
         self.loading: list[Request] = []  # large constants that are coming

@@ -131,12 +131,15 @@ class Kernel:
     ``direct`` names a function of the array namespace that is called with the inputs alone (``"add"``): the fastest
     form, and the one that may be given an output buffer. Otherwise ``function(ctx, *inputs, **attrs)`` is called.
     ``host`` names the inputs and outputs that live in host memory whatever the device (shapes, axes, indices of slices).
+    ``memory`` says whose memory results are: ``"own"`` - their own, and no input is kept when the kernel has returned;
+    ``"view"`` - the one result may be the first input or a view of it, nothing else is kept; ``""`` - nothing is promised.
     """
 
     function: Callable[..., Any] | None
     direct: str
     attrs: tuple[str, ...]
     host: frozenset[str]
+    memory: str
 
 
 @dataclass(slots=True)
@@ -224,16 +227,18 @@ def register_op(
 
 
 def register_kernel(
-    *names: str, devices: Sequence[str] = ("CPU", "GPU"), host: Sequence[str] = (), direct: str = ""
+    *names: str, devices: Sequence[str] = ("CPU", "GPU"), host: Sequence[str] = (), memory: str = ""
 ) -> Callable[[F], F]:
     """Register a kernel for one or more op types; decorates ``kernel(ctx, *inputs, **attrs)``.
 
-    An op with one output returns an array, one with several a sequence of arrays, one with none anything.
+    An op with one output returns an array, one with several a sequence of arrays, one with none anything. ``memory`` is a
+    promise about results and inputs, see ``Kernel``: with it the inputs may be buffers that are used again.
     """
+    assert memory in ("own", "view", ""), f"kernel of {names}: unknown promise {memory!r}"
 
     def register(function: F) -> F:
         keywords = tuple(p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY)
-        _add_kernel(names, devices, Kernel(function, "", keywords, frozenset(host)))
+        _add_kernel(names, devices, Kernel(function, "", keywords, frozenset(host), memory))
         return function
 
     return register
@@ -241,7 +246,7 @@ def register_kernel(
 
 def register_direct_kernel(direct: str, *names: str, devices: Sequence[str] = ("CPU", "GPU")) -> None:
     """Register function ``direct`` of the array namespace (a ufunc's name such as ``"add"``) as the kernel of ``names``."""
-    _add_kernel(names, devices, Kernel(None, direct, (), frozenset()))
+    _add_kernel(names, devices, Kernel(None, direct, (), frozenset(), "own"))
 
 
 def register_gradient(*names: str) -> Callable[[F], F]:

@@ -9,6 +9,7 @@ from mpirt.ops import (
     cast_ops,
     check_ops,
     clip_ops,
+    collective_ops,
     complex_ops,
     concat_ops,
     cond_ops,
@@ -56,7 +57,7 @@ from mpirt.ops import (
 )
 
 __all__ = [
-    "activation_ops", "apply", "array_ops", "cast_ops", "check_ops", "clip_ops", "complex_ops", "concat_ops", "cond_ops",
+    "activation_ops", "apply", "array_ops", "cast_ops", "check_ops", "clip_ops", "collective_ops", "complex_ops", "concat_ops", "cond_ops",
     "control_flow_ops", "cumulative_ops", "data_flow_ops", "embedding_ops", "embedding_sparse_ops", "functional_ops",
     "gather_ops", "getitem", "identity_ops", "init_ops", "linalg_ops", "logging_ops", "logic_ops", "math_ops", "matmul_ops",
     "matrix_diag_ops", "moments_ops", "nn_ops", "partition_ops", "partitioned_variables", "queue_ops", "random_ops",

@@ -22,6 +22,7 @@ from mpirt.ops.arguments import axis_of, shape_tensor, sizes_of
 from mpirt.ops.array_ops import expand_dims, rank, reshape, shape, size, squeeze
 from mpirt.ops.concat_ops import concat
 from mpirt.ops.indexed_slices import IndexedSlices
+from mpirt.ops.row_updates import change_rows, set_rows
 from mpirt.ops.select_ops import where
 from mpirt.ops.slice_ops import strided_slice
 
@@ -413,9 +414,9 @@ def _scattered(ctx: KernelContext, out: Any, indices: Any, updates: Any, policy:
     flat = out.reshape(prod(out.shape[:k]), *out.shape[k:])
     rows, updates = rows.reshape(-1), updates.reshape(-1, *out.shape[k:])
     if how == "update":
-        flat[rows] = updates
+        set_rows(ctx.xp, flat, rows, updates)
     else:
-        (ctx.xp.add if how == "add" else ctx.xp.subtract).at(flat, rows, updates)
+        change_rows(ctx.xp, how, flat, rows, updates)
     return out
 
 
@@ -470,7 +471,7 @@ for _type in ("TensorScatterUpdate", "TensorScatterAdd", "TensorScatterSub"):
 
 @register_kernel("TensorScatterUpdate", "TensorScatterAdd", "TensorScatterSub")
 def _tensor_scatter(ctx: KernelContext, x: Any, indices: Any, updates: Any, *, bad_indices_policy: str) -> Any:
-    how = {"TensorScatterUpdate": "update", "TensorScatterAdd": "add", "TensorScatterSub": "sub"}[ctx.op.type]
+    how = {"TensorScatterUpdate": "update", "TensorScatterAdd": "add", "TensorScatterSub": "subtract"}[ctx.op.type]
     return _scattered(ctx, x.copy(), indices, updates, bad_indices_policy, how)
 
 

@@ -67,8 +67,8 @@ def _register(op_type: str, types: tuple[DType, ...], direct: str = "", names: t
 
 
 def _check_divisor(ctx: KernelContext, y: Any) -> None:
-    """Integers: no zero in the divisor. Not looked at on a GPU, where looking would stop the stream."""
-    if y.dtype.kind in "iu" and ctx.xp is np and not np.all(y):
+    """Integers: no zero in the divisor. On a GPU looking stops the stream, as it does for the indices of a gather."""
+    if y.dtype.kind in "iu" and not ctx.xp.all(y):
         raise errors.InvalidArgumentError(f"{ctx.op.name!r}: integer division by zero in {ctx.op.type}.", op=ctx.op)
 
 
@@ -265,6 +265,10 @@ _register("FloorMod", REAL)
 @register_kernel("FloorMod")
 def _floor_mod(ctx: KernelContext, x: Any, y: Any) -> Any:
     _check_divisor(ctx, y)
+    if ctx.xp is not np and x.dtype.kind == "f":
+        # cupy's own is x - floor(x / y) * y: NaN for an infinite y, and rounded twice. C's fmod is exact.
+        rest = ctx.xp.fmod(x, y)
+        return ctx.xp.where((rest != 0) & ((rest < 0) != (y < 0)), rest + y, ctx.xp.copysign(rest, ctx.xp.where(rest != 0, rest, y)))
     return ctx.xp.remainder(x, y)
 
 

@@ -328,7 +328,7 @@ def _sparse_cross_entropy_kernel(ctx: KernelContext, x: Any, labels: Any) -> Any
             f"{ctx.op.name!r}: labels of shape {tuple(labels.shape)} don't fit logits of shape {tuple(x.shape)}.", op=ctx.op
         )
     classes = x.shape[1]
-    # On a GPU looking at the labels would stop the stream.
+    # On a GPU looking at the labels would stop the stream: there a label out of range makes its row NaN, as in TensorFlow.
     if xp is np and labels.size and (labels.min() < 0 or labels.max() >= classes):
         bad = labels[(labels < 0) | (labels >= classes)]
         raise errors.InvalidArgumentError(
@@ -345,6 +345,10 @@ def _sparse_cross_entropy_kernel(ctx: KernelContext, x: Any, labels: Any) -> Any
     backprop[rows, labels] -= x.dtype.type(1)
     loss = xp.log(total[:, 0])
     loss -= chosen
+    if xp is not np:
+        known = (labels >= 0) & (labels < classes)
+        nan = x.dtype.type("nan")
+        loss, backprop = xp.where(known, loss, nan), xp.where(known[:, None], backprop, nan)
     return loss, backprop
 
 

@@ -17,6 +17,7 @@ from mpirt.ops.apply import apply_op
 from mpirt.ops.array_ops import reshape, reshape_like, shape, size
 from mpirt.ops.concat_ops import zeros_for_missing
 from mpirt.ops.gather_ops import check_indices
+from mpirt.ops.row_updates import set_rows
 
 __all__ = ["dynamic_partition", "dynamic_stitch", "setdiff1d", "unique", "unique_with_counts"]
 
@@ -106,7 +107,7 @@ def _dynamic_stitch(ctx: KernelContext, *inputs: Any) -> Any:
     out = ctx.xp.zeros((rows, *tail), data[0].dtype) if data[0].dtype != object else np.full((rows, *tail), b"", object)
     for i, d in zip(indices, data, strict=True):
         check_indices(ctx, i, max(rows, 0))
-        out[i.reshape(-1)] = d.reshape(-1, *tail) if d.size else d.reshape(i.size, *tail)
+        set_rows(ctx.xp if out.dtype != object else np, out, i.reshape(-1), d.reshape(i.size, *tail))
     return out
 
 

@@ -17,6 +17,7 @@ from mpirt.graph.graph import Tensor
 from mpirt.graph.op_def import KernelContext, ShapeContext, no_gradient, register_kernel, register_op
 from mpirt.graph.shapes import Shape, compatible, text
 from mpirt.ops.apply import apply_op
+from mpirt.ops.row_updates import change_rows, set_rows
 from mpirt.ops.state_ops import VariableCell
 
 __all__ = [
@@ -157,11 +158,10 @@ def update_rows(xp: Any, target: Any, rows: Any, updates: Any, how: str) -> None
     if not rows.size:
         return
     if how == "Update":
-        target[xp.asarray(rows)] = updates
+        set_rows(xp, target, rows, updates)
         return
-    if xp is not np:
-        # Atomic on a GPU; cupy has these four only, so Mul and Div have no GPU kernel.
-        getattr(xp, _UFUNC[how]).at(target, xp.asarray(rows), updates)
+    if xp is not np:  # a GPU has no atomic product, so Mul and Div have no kernel there
+        change_rows(xp, _UFUNC[how], target, rows, updates)
         return
     if how == "Div" and target.dtype.kind in "iu":
         for row, update in zip(rows.tolist(), updates, strict=True):

@@ -16,6 +16,7 @@ from mpirt.graph.op_def import KernelContext, ShapeContext, no_gradient, registe
 from mpirt.graph.shapes import Shape, compatible, text
 from mpirt.ops.apply import apply_op, convert_to_tensor
 from mpirt.ops.cast_ops import cast
+from mpirt.ops.row_updates import change_rows
 
 __all__ = [
     "bincount", "segment_max", "segment_mean", "segment_min", "segment_prod", "segment_sum", "unsorted_segment_max",
@@ -293,7 +294,7 @@ def reduce_unsorted(ctx: KernelContext, ufunc: str, data: Any, ids: Any, num_seg
     out = xp.full((count, *inner), neutral, data.dtype)
     if xp is not np:  # looking at the numbers would stop the stream, so they aren't checked
         used = (ids >= 0) & (ids < count)
-        getattr(xp, ufunc).at(out, ids[used], rows[used])
+        change_rows(xp, ufunc, out, ids[used], rows[used])
         return out
     if not ids.size:
         return out
@@ -321,7 +322,7 @@ def _unsorted_sum(ctx: KernelContext, data: Any, ids: Any, num_segments: Any) ->
     return reduce_unsorted(ctx, "add", data, ids, num_segments, 0)
 
 
-@register_kernel("UnsortedSegmentProd", host=("num_segments",))
+@register_kernel("UnsortedSegmentProd", devices=("CPU",))  # a GPU has no atomic product
 def _unsorted_prod(ctx: KernelContext, data: Any, ids: Any, num_segments: Any) -> Any:
     return reduce_unsorted(ctx, "multiply", data, ids, num_segments, 1)
 

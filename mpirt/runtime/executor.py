@@ -24,14 +24,19 @@ import numpy as np
 from mpirt import errors
 from mpirt.cluster.task import Task
 from mpirt.compiler.body import compile_body
+from mpirt.compiler.buffers import assign_buffers
+from mpirt.compiler.exchange import Fold, Make, Part, View
 from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, is_state
 from mpirt.graph.function import Function, has_body
 from mpirt.graph.graph import Operation
 from mpirt.graph.op_def import Blocked, Pending
 from mpirt.runtime.device import CudaGpu, Device
+from mpirt.runtime.folding import Made, fold_call, part_of, view_call
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
 from mpirt.runtime.resources import ResourceManager
+from mpirt.runtime.segments import SEGMENT, Instruction, Lane
+from mpirt.runtime.windows import receiving_end, sending_end
 from mpirt.transport.base import Transport
 
 Devices = Mapping[tuple[Task, str], Device]  # by task and local name, "CPU:0"
@@ -169,7 +174,8 @@ class Executor:
     """A program, bound and ready to run again and again.
 
     A program with messages runs one step at a time, since its receives are numbered once: `another` makes an executor for
-    steps beside it, with tags of its own. A program without messages may `run` in several threads at once.
+    steps beside it, with tags of its own. A program without messages may `run` in several threads at once: each step has
+    buffers of its own (a `Lane`), which later steps use again.
 
     Parameters
     ----------
@@ -189,9 +195,12 @@ class Executor:
         self._wait = wait
         self.has_bodies = any(isinstance(i, Run) and has_body(i.op) for i in program.instructions)
         self._template: list[Any] = [None] * program.num_slots
-        self._code: list[_Call] = []
+        self._code: list[Instruction] = []
+        self._gpu_constants: list[tuple[int, Operation, DeviceName, Device]] = []
         for slot, op, device in program.constants:
-            self._template[slot] = _constant(op, state.devices[device.task, device.local])
+            value = self._template[slot] = op.attrs["value"]
+            if device.type == "GPU" and value.dtype != object:
+                self._gpu_constants.append((slot, op, device, state.devices[device.task, device.local]))
         for instruction, frees in zip(program.instructions, program.frees, strict=True):
             if isinstance(instruction, Run):
                 self._code.append((_kernel_call(instruction, state), instruction.inputs, _out(instruction), frees))
@@ -199,11 +208,19 @@ class Executor:
                 self._code.append((_read, (instruction.source,), instruction.target, frees))
             elif isinstance(instruction, Move):
                 self._code.append((_move(instruction, state), (instruction.source,), instruction.target, frees))
+            elif isinstance(instruction, View):
+                self._code.append((view_call(instruction), (instruction.source,), instruction.target, frees))
+            elif isinstance(instruction, Fold):
+                out = instruction.target if instruction.into is None else NO_SLOT
+                self._code.append((*fold_call(instruction), out, frees))
             else:
                 self._code.append((_unbound, (), NO_SLOT, frees))
         self._bind_messages()
+        self.buffers = assign_buffers(program)
+        self._lanes: list[Lane] = []  # those that no step uses
+        self._lane: Lane | None = None  # of the step that `start` has begun
         self._values: list[Any] = []
-        self._position = 0
+        self._index = 0
         self.blocked: Pending | None = None
 
     def another(self, first_tag: int) -> Executor:
@@ -212,25 +229,49 @@ class Executor:
         other.first_tag = first_tag
         other._code = self._code.copy()
         other._bind_messages()
-        other._values, other._position, other.blocked = [], 0, None
+        other._lanes, other._lane = [], None
+        other._values, other._index, other.blocked = [], 0, None
         return other
+
+    def _take_lane(self) -> Lane:
+        try:
+            return self._lanes.pop()
+        except IndexError:
+            return Lane(self.buffers, self._code, self._template)
 
     def _bind_messages(self) -> None:
         self._incoming: list[Incoming] = []
         self._outgoing: list[Outgoing] = []
+        made: dict[int, Made] = {}
         for position, instruction in enumerate(self.program.instructions):
+            if isinstance(instruction, Make):
+                array = made[instruction.target] = Made(instruction)
+                self._code[position] = (array.take, (), instruction.target, self._code[position][3])
             if not isinstance(instruction, Send | Recv):
                 continue
             transport, transfer, frees = self._transport, instruction.transfer, self._code[position][3]
             assert transport is not None, f"a program without transport has the message {transfer}"
             if isinstance(instruction, Send):
-                outgoing = Outgoing(transport, transfer, self.first_tag + transfer.index, self._wait)
+                outgoing = sending_end(transport, transfer, self.first_tag + transfer.index, self._wait)
                 self._outgoing.append(outgoing)
-                self._code[position] = (outgoing.send, () if instruction.source == NO_SLOT else (instruction.source,), NO_SLOT, frees)
+                if instruction.source in made:
+                    made[instruction.source].sent_by(outgoing.pending)
+                send = outgoing.send if instruction.part is None else partial(_send_part, outgoing, instruction.part)
+                self._code[position] = (send, () if instruction.source == NO_SLOT else (instruction.source,), NO_SLOT, frees)
             else:
-                incoming = Incoming(transport, transfer, self.first_tag + transfer.index, self._wait)
+                part = instruction.part
+                place = None if part is None else partial(made[instruction.target].part, part)
+                incoming = receiving_end(transport, transfer, self.first_tag + transfer.index, self._wait, place)
                 self._incoming.append(incoming)
-                self._code[position] = (incoming.take, (), instruction.target, frees)
+                self._code[position] = (incoming.take, (), instruction.target if part is None else NO_SLOT, frees)
+        self._made = list(made.values())
+
+    def _post(self) -> None:
+        """Get everything ready that messages of the next step come into."""
+        for array in self._made:
+            array.begin()
+        for incoming in self._incoming:
+            incoming.post()
 
     def run(self, feeds: Mapping[int, Any], failure: Failure | None = None, block: Block | None = None) -> list[Any]:
         """One step, from its beginning to its end.
@@ -250,35 +291,38 @@ class Executor:
         StepFailed
             If anything failed here, or elsewhere before what this rank waited for.
         """
-        for incoming in self._incoming:
-            incoming.post()
+        self._post()
         if failure is not None:
             self._end_dead(0)
             raise StepFailed(failure)
-        values = self._template.copy()
-        for slot, value in feeds.items():
-            values[slot] = value
-        with np.errstate(all="ignore"):
-            if self.has_bodies:
-                with blocking(block):
-                    self._run_on(values, block)
-            else:
-                self._run_on(values, block)
+        lane = self._take_lane()
+        try:
+            values = lane.template.copy()
+            for slot, value in feeds.items():
+                values[slot] = value
+            with np.errstate(all="ignore"):
+                if self.has_bodies:
+                    with blocking(block):
+                        self._run_on(lane, values, block)
+                else:
+                    self._run_on(lane, values, block)
+        finally:
+            self._lanes.append(lane)
         return [None if slot == NO_SLOT else values[slot] for slot in self.program.fetches]
 
-    def _run_on(self, values: list[Any], block: Block | None) -> None:
+    def _run_on(self, lane: Lane, values: list[Any], block: Block | None) -> None:
         """Run all instructions; where one is blocked, wait."""
-        position, pending = self._interpret(values, 0, None)
+        index, pending = self._interpret(lane, values, 0, None)
         while pending is not None:
-            self._block(block, position, pending)
-            position, pending = self._interpret(values, position, pending)
+            self._block(block, lane.position(index), pending)
+            index, pending = self._interpret(lane, values, index, pending)
 
     def start(self, feeds: Mapping[int, Any]) -> None:
         """Begin a step that `advance` carries on; the last one has ended."""
-        self._position, self.blocked = 0, None
-        for incoming in self._incoming:
-            incoming.post()
-        values = self._values = self._template.copy()
+        self._index, self.blocked = 0, None
+        self._post()
+        self._lane = self._take_lane()
+        values = self._values = self._lane.template.copy()
         for slot, value in feeds.items():
             values[slot] = value
 
@@ -292,31 +336,42 @@ class Executor:
         StepFailed
             As `run`. The step has ended then.
         """
+        assert self._lane is not None, "no step has been started"
         try:
-            self._position, self.blocked = self._interpret(self._values, self._position, self.blocked)
+            self._index, self.blocked = self._interpret(self._lane, self._values, self._index, self.blocked)
         except StepFailed:
-            self._values, self.blocked = [], None
+            self._ended()
             raise
         if self.blocked is None:
-            self._values = []
+            self._ended()
             return True
         return False
 
     def stop(self) -> None:
         """End a step that is blocked, dead. What it waits for has been taken back or is a message."""
-        self._values, self.blocked = [], None
-        self._end_dead(self._position)
+        assert self._lane is not None, "no step has been started"
+        position = self._lane.position(self._index)
+        self._ended()
+        self._end_dead(position)
 
-    def _interpret(self, values: list[Any], position: int, pending: Pending | None) -> tuple[int, Pending | None]:
-        """Run from ``position`` on; the instruction there has ``pending`` as its result, if given.
+    def _ended(self) -> None:
+        """Let go of what the step had."""
+        if self._lane is not None:
+            self._lanes.append(self._lane)
+        self._lane, self._values, self.blocked = None, [], None
+
+    def _interpret(self, lane: Lane, values: list[Any], index: int, pending: Pending | None) -> tuple[int, Pending | None]:
+        """Run the lane's code from ``index`` on; the instruction there has ``pending`` as its result, if given.
 
         Returns
         -------
-        Position of the instruction that is blocked and what it waits for, or the end and None
+        Index of the instruction that is blocked and what it waits for, or the end and None
         """
-        calls = iter(self._code)
-        if position:
-            calls.__setstate__(position)  # type: ignore[attr-defined]  # of a list's iterator: where it goes on
+        if self._gpu_constants and not lane.loaded:
+            self._load(lane, values)
+        calls = iter(lane.code)
+        if index:
+            calls.__setstate__(index)  # type: ignore[attr-defined]  # of a list's iterator: where it goes on
         try:
             if pending is not None:
                 _, _, out, frees = next(calls)
@@ -327,6 +382,9 @@ class Executor:
                     result = call(values[a], values[b])
                 elif len(ins) == 1:
                     result = call(values[ins[0]])
+                elif ins is SEGMENT:
+                    call(values)
+                    result = None
                 else:
                     result = call(*[values[i] for i in ins])
                 if out.__class__ is int:
@@ -340,18 +398,31 @@ class Executor:
                     for slot in frees:
                         values[slot] = None
         except Blocked as blocked:
-            return self._reached(calls), blocked.pending
+            return _reached(lane, calls), blocked.pending
         except DeadTensor:
-            self._end_dead(self._reached(calls))
+            self._end_dead(lane.position(_reached(lane, calls)))
             raise StepFailed(None) from None
         except Abandoned:
             raise
         except Exception as error:
-            raise self._failed(error, self._reached(calls)) from error
+            raise self._failed(error, lane.position(_reached(lane, calls))) from error
         except BaseException:  # the user has interrupted the step
-            self._end_dead(self._reached(calls))
+            self._end_dead(lane.position(_reached(lane, calls)))
             raise
-        return len(self._code), None
+        return len(lane.code), None
+
+    def _load(self, lane: Lane, values: list[Any]) -> None:
+        """Copy constants to their GPUs, in the first step: the content of a large one may come after the program."""
+        for slot, op, name, device in self._gpu_constants:
+            try:
+                if self._template[slot] is op.attrs["value"]:  # else an executor or a lane that shares it was first
+                    self._template[slot] = device.from_host(op.attrs["value"])
+            except Exception as error:
+                self._end_dead(0)
+                text = "".join(traceback.format_exception(error))
+                raise StepFailed(Failure(op_error(error, op), op, name, text)) from error
+            values[slot] = lane.template[slot] = self._template[slot]
+        lane.loaded = True
 
     def _block(self, block: Block | None, position: int, pending: Pending) -> None:
         """Wait for ``pending``; if that is given up, the step ends dead."""
@@ -371,10 +442,6 @@ class Executor:
         failure = self._failure(error, position)
         self._end_dead(position)
         return StepFailed(failure)
-
-    def _reached(self, calls: Iterator[object]) -> int:
-        """Number of the instruction that the loop over ``calls`` was at: counting in the loop would cost every call."""
-        return len(self._code) - 1 - length_hint(calls)
 
     def pending(self) -> bool:
         """Whether messages of the last step are still under way to their receivers."""
@@ -409,12 +476,16 @@ class Executor:
             op = instruction.op
         elif isinstance(instruction, Move):
             op = instruction.tensor.op
-        else:
+        elif isinstance(instruction, Fold):
+            op = instruction.op
+        elif isinstance(instruction, Send | Recv):
             op = instruction.transfer.op
         return Failure(op_error(error, op), op, device, "".join(traceback.format_exception(error)))
 
 
-_Call = tuple[Callable[..., Any], tuple[int, ...], Any, tuple[int, ...]]  # function, slots of inputs, slots of outputs, slots to drop
+def _reached(lane: Lane, calls: Iterator[object]) -> int:
+    """Index of the instruction that the loop over ``calls`` was at: counting in the loop would cost every call."""
+    return len(lane.code) - 1 - length_hint(calls)
 
 
 def _unbound() -> None:
@@ -479,9 +550,8 @@ def _out(run: Run) -> int | tuple[int, ...]:
     return run.outputs[0] if len(outputs) == 1 and not outputs[0].is_list else run.outputs
 
 
-def _constant(op: Operation, device: Device) -> Any:
-    value = op.attrs["value"]
-    return value if value.dtype == object else device.from_host(value)
+def _send_part(outgoing: Outgoing, part: Part, array: Any) -> None:
+    outgoing.send(part_of(array, part))
 
 
 def _read(cell: Any) -> Any:

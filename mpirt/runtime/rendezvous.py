@@ -35,6 +35,10 @@ _MAX_NDIM = 64
 _KEPT_NBYTES = 1 << 16
 
 
+Place = Callable[[], np.ndarray[Any, Any]]
+"""Gives the memory, a part of a larger array, into which the message of the next step goes."""
+
+
 class Wait(Protocol):
     """How a step waits: until ``ready()``, under a name, with the job's deadline and ways out."""
 
@@ -66,12 +70,20 @@ class Incoming:
 
     on_ready: Callable[[], None] | None = None  # never called: MPI tells nobody, so it is polled
 
-    def __init__(self, transport: Transport, transfer: Transfer, tag: int, wait: Wait | None) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        transfer: Transfer,
+        tag: int,
+        wait: Wait | None,
+        place: Place | None = None,
+    ) -> None:
         self._transport = transport
         self._transfer = transfer
         self._tag = tag
         self._wait = wait
         self._form = _Form(transfer)
+        self._place = place if self._form.kind == "fixed" else None  # where it goes, if not into a buffer of its own
         self._buffer: np.ndarray[Any, Any] | None = None
         self._request: Request | None = None
         self._rest: tuple[Request, np.ndarray[Any, Any]] | None = None  # the tensor, where it comes behind its header
@@ -82,6 +94,10 @@ class Incoming:
 
     def post(self) -> None:
         """Post the receive of a step."""
+        if self._place is not None:
+            self._buffer = self._place()
+            self._request = self._transport.irecv(self._buffer, self._transfer.src_rank, self._tag)
+            return
         free = self._kept and _references(self._kept, 0) == _SOLE_HOLDER  # nobody has kept last step's array, or a view
         self._buffer = self._kept[0] if free else self._form.buffer()
         if self._keeps:
@@ -202,7 +218,7 @@ class Outgoing:
                     f" {text(form.shape)} and its type {form.dtype.name}.",
                     hint="a kernel broke the promise of its shape function; please report it.",
                 )
-            self._start(np.ascontiguousarray(array))
+            self._send_fixed(array)
         elif form.kind == "variable":
             self._send_variable(array)
         else:
@@ -216,6 +232,9 @@ class Outgoing:
         """Whether a message is still under way."""
         self._requests = [r for r in self._requests if not r.test()]
         return bool(self._requests)
+
+    def _send_fixed(self, array: np.ndarray[Any, Any]) -> None:
+        self._start(np.ascontiguousarray(array))
 
     def _send_variable(self, array: np.ndarray[Any, Any]) -> None:
         content = _encode(array, self._form.dtype)

@@ -81,7 +81,8 @@ class ControlMessage(NamedTuple):
 class Counters:
     """Traffic of one rank since its start; a message counts once however many chunks it travels in.
 
-    Sent: when handed to the transport. Received: when the receiver learns of it.
+    Sent: when handed to the transport. Received: when the receiver learns of it. A tensor in a window (`window`) counts with its
+    bytes as one there, and the message that tells of it as any other.
     """
 
     messages_sent: int = 0
@@ -90,6 +91,10 @@ class Counters:
     bytes_received: int = 0
     control_sent: int = 0
     control_received: int = 0
+    windows_sent: int = 0
+    window_bytes_sent: int = 0
+    windows_received: int = 0
+    window_bytes_received: int = 0
 
 
 class Transport(Protocol):
@@ -100,6 +105,7 @@ class Transport(Protocol):
     rank, size : this rank, and the number of ranks
     name : what moves the bytes: ``"loopback"``, ``"Open MPI 5.0.11"``
     hosts, pids : host name and process id of each rank
+    memory : for each rank a number; those of the same number can open each other's windows (`window`)
     max_tag : largest tag of a data message and kind of a control message
     counters : traffic so far
     """
@@ -109,6 +115,7 @@ class Transport(Protocol):
     name: str
     hosts: tuple[str, ...]
     pids: tuple[int, ...]
+    memory: tuple[int, ...]
     max_tag: int
     counters: Counters
 

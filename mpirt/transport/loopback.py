@@ -23,6 +23,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from mpirt import config
 from mpirt.errors import AbortedError, InternalError
 from mpirt.transport.base import Buffer, ControlMessage, Counters, Request, as_bytes, chunk_count
 
@@ -259,7 +260,10 @@ class LoopbackTransport:
         self.size = self.world.size
         self.hosts = (socket.gethostname(),) * self.size
         self.pids = (os.getpid(),) * self.size
+        alone = not config.get("MPIRT_SHM") or not hasattr(os, "memfd_create")
+        self.memory = tuple(range(self.size)) if alone else (0,) * self.size
         self.counters = Counters()
+        self._kept: deque[Request] = deque()
 
     def isend(self, buffer: Buffer, dest: int, tag: int, expected_nbytes: int | None = None) -> _Send:
         """See `base.Transport`."""
@@ -277,7 +281,8 @@ class LoopbackTransport:
         return self.world.receive(self, source, tag, as_bytes(buffer))
 
     def keep(self, sends: Iterable[Request]) -> None:
-        """See `base.Transport`. Nothing to do: the receiver's end holds the buffer."""
+        """See `base.Transport`. A message's buffer is held by the receiver's end, a window by nobody else."""
+        self._kept.extend(sends)
 
     def send_control(self, dest: int, payload: bytes, kind: int = 0) -> None:
         """See `base.Transport`."""
@@ -286,6 +291,13 @@ class LoopbackTransport:
 
     def poll_control(self) -> ControlMessage | None:
         """See `base.Transport`."""
+        for _ in range(len(self._kept)):
+            try:
+                send = self._kept.popleft()
+            except IndexError:  # another thread is at it
+                break
+            if not send.test():
+                self._kept.append(send)
         message = self.world.poll_control(self.rank)
         if message is not None:
             self.counters.control_received += 1

@@ -23,12 +23,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+import numpy as np
+
 from mpirt import config
 from mpirt.errors import DeadlineExceededError, FailedPreconditionError, InternalError, OpError, UnavailableError
 from mpirt.transport import base
 from mpirt.transport.base import Buffer, ControlMessage, Counters, Request, wait_until
 from mpirt.transport.mpi_requests import PENDING, ChunkedReceive, ChunkedSend, Receive, Send
 from mpirt.transport.peers import Identity, PeerWatch
+from mpirt.transport.window import Beacon
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -88,12 +91,23 @@ class MpiTransport:
         self._irecv = self._data.Irecv
         self._improbe = self._control.Improbe
 
-        records = Identity.empty_records(self.size)
-        exchange = self._control.Iallgather([Identity.of_this_process().to_record(), self.byte], [records, self.byte])
-        wait_until(exchange.Test, lambda: what, timeout_s=timeout_s)
+        def exchanged(own: Any, records: Any) -> Any:
+            """``records`` filled with what every rank gives as its ``own``."""
+            exchange = self._control.Iallgather([own, self.byte], [records, self.byte])
+            wait_until(exchange.Test, lambda: what, timeout_s=timeout_s)
+            return records
+
+        records = exchanged(Identity.of_this_process().to_record(), Identity.empty_records(self.size))
         identities = [Identity.from_record(record) for record in records]
         self.hosts = tuple(identity.host for identity in identities)
         self.pids = tuple(identity.pid for identity in identities)
+        beacon = Beacon()
+        lit = exchanged(beacon.record, Beacon.empty_records(self.size))
+        here = identities[self.rank]
+        neighbours = [r for r, other in enumerate(identities) if (other.host, other.boot) == (here.host, here.boot)]
+        domain = beacon.domain(self.rank, neighbours, self.pids, lit)
+        self.memory = tuple(exchanged(np.array([domain], np.int64), np.empty(self.size, np.int64)).tolist())
+        beacon.put_out()
         self._peers = PeerWatch(self.rank, identities)
         self.peer_alive: Callable[[int], bool] = self._peers.alive
         self.check_peers: Callable[[Iterable[int]], int | None] = self._peers.check
@@ -176,10 +190,11 @@ class MpiTransport:
             self._control_lock.release()
 
     def _poll(self) -> ControlMessage | None:
-        for _ in range(len(self._kept)):  # others may append meanwhile
-            send = self._kept.popleft()
-            if not send.test():
-                self._kept.append(send)
+        if self._kept:
+            for _ in range(len(self._kept)):  # others may append meanwhile
+                send = self._kept.popleft()
+                if not send.test():
+                    self._kept.append(send)
         if self._outgoing:
             self._outgoing = [request for request in self._outgoing if not request.Test()]
         probed = self._probed

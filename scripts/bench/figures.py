@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 PERCENTILES = (50, 10, 90)
 QUIET = 0.1  # of all cores used by other processes; above that, figures tell more of the neighbours
+LINEAR = 1.15  # an exponent up to which growth counts as linear: larger data fit worse into caches
 # How many of its units a second, a byte, or a byte per second is. Samples in any other unit are shown as they are.
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "GB/s": 1e-9, "kB": 1e-3, "MB": 1e-6, "MiB": 2.0**-20}
 
@@ -109,6 +110,11 @@ def throughput(call: Callable[[int], object], threads: int, seconds: float) -> t
     if failures:
         raise failures[0]
     return sum(counts), time.perf_counter() - start
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """The power of its size with which a cost grows: the slope of a line through their logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
 
 
 class Disturbance:
@@ -245,6 +251,13 @@ class Report:
         row["verdict"] = verdict(row)
         self.rows.append(row)
 
+    def growth(self, what: str, sizes: Sequence[float], measured: Sequence[Measured]) -> None:
+        """Add the power of its size with which a cost grows, of each round, to be `LINEAR`. Nothing for one size only."""
+        if len(sizes) > 1:
+            rounds = zip(*(cost.rounds for cost in measured), strict=True)
+            powers = Measured([[exponent(sizes, [float(np.median(samples)) for samples in costs])] for costs in rounds])
+            self.row(what, "exponent of growth", "power", {"mpirt": powers}, Target(ratio="mpirt", at_most=LINEAR))
+
     def as_json(self) -> dict[str, Any]:
         """All of it."""
         share = self.others.share
@@ -285,28 +298,43 @@ def verdict(row: Mapping[str, Any]) -> str:
 
 
 def print_report(report: Mapping[str, Any], console: Any) -> None:
-    """The table of one line's JSON, on a ``rich`` console."""
+    """The tables of one line's JSON, one for each figure, on a ``rich`` console.
+
+    Of the ratios it shows those of the first contestant and those that have a target; the JSON has all.
+    """
     from rich.table import Table
 
-    contestants = list(dict.fromkeys(name for row in report["rows"] for name in row["values"]))
-    table = Table(title=f"{report['line']}: median (p10 - p90)", title_justify="left")
-    for heading in ("figure", "case", *contestants, "ratio in each round", "to reach", "note"):
-        table.add_column(heading, overflow="fold")
+    figures: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in report["rows"]:
-        values = [_text(row["values"].get(name)) for name in contestants]
-        ratios = "\n".join(f"{name}: {_text(ratio)}" for name, ratio in row["ratios"].items())
-        target = row["target"]
-        goal = ""
-        if target is not None:
-            bound = f"<= {target['at_most']:g}" if "at_most" in target else f">= {target['at_least']:g}"
-            goal = f"{target['ratio']} {bound}: {row['verdict']}"
-        table.add_row(f"{row['figure']}, {row['unit']}", row["case"], *values, ratios, goal, row["note"])
-    console.print(table)
+        figures.setdefault((row["figure"], row["unit"]), []).append(row)
+    for (figure, unit), rows in figures.items():
+        contestants = list(dict.fromkeys(name for row in rows for name in row["values"]))
+        aims = {row["target"]["ratio"] for row in rows if row["target"]}
+        found = dict.fromkeys(ratio for row in rows for ratio in row["ratios"])
+        ratios = [ratio for ratio in found if ratio.startswith(f"{contestants[0]} / ") or ratio in aims]
+        table = Table(title=f"{report['line']}: {figure}, {unit}: median (p10 - p90)", title_justify="left")
+        for heading in ("case", *contestants, *ratios, *(["to reach"] if aims else [])):
+            table.add_column(heading, overflow="fold")
+        for row in rows:
+            cells = [_text(row["values"].get(name)) for name in contestants] + [_text(row["ratios"].get(name)) for name in ratios]
+            table.add_row(row["case"], *cells, *([_goal(row)] if aims else []))
+        console.print(table)
+        for row in rows:
+            if row["note"]:
+                console.print(f"  {row['case']}: {row['note']}", markup=False)
     share = report["noise"]["other processes' share"]
     if share is not None:
-        console.print(f"other processes used {share:.0%} of the cores meanwhile")
+        console.print(f"{report['line']}: other processes used {share:.0%} of the cores meanwhile")
         if share > QUIET:
             console.print(f"[bold]Too noisy to tell[/bold]: above {QUIET:.0%}, trust no figure, and ratios only where far from the target.")
+
+
+def _goal(row: Mapping[str, Any]) -> str:
+    target = row["target"]
+    if target is None:
+        return ""
+    bound = f"<= {target['at_most']:g}" if "at_most" in target else f">= {target['at_least']:g}"
+    return f"{target['ratio']} {bound}: {row['verdict']}"
 
 
 def _text(found: Mapping[str, float] | None) -> str:

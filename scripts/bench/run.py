@@ -42,6 +42,7 @@ LINES = (
     Line("training"),
     Line("collectives", (2, 4)),
     Line("planning"),
+    Line("plans", (1,)),
     Line("memory", (1,)),
     Line("servers"),
     Line("scale"),
@@ -134,7 +135,7 @@ def main() -> int:
             report |= {"ranks": ranks, "seconds": time.monotonic() - began}
             reports.append(report)
             print_report(report, console)
-            console.print(f"took {report['seconds']:.0f} s\n")
+            console.print(f"{line.name} took {report['seconds']:.0f} s\n")
             plot(report, args.results / f"{line.name}-{ranks}.png")
     found = machine() | {"mpi": launcher.version.splitlines()[0] if launcher.version else launcher.mpi}
     everything = {"machine": found, "quick": args.quick, "reports": reports, "failed": failed}

@@ -325,7 +325,7 @@ def test_after_its_first_step_a_signature_sends_exactly_its_tensors_and_no_contr
     for rank, (traffic, promised) in enumerate(found):
         out, into = sent[rank], received[rank]
         assert traffic == Traffic(steps * out[0], steps * out[1], steps * into[0], steps * into[1], 0), f"rank {rank}"
-        assert promised == {"messages": 9, "nbytes": 3 * big + 15}
+        assert promised == {"messages": 9, "nbytes": 3 * big + 15, "window_nbytes": 0}
 
 
 def test_in_the_steady_state_what_has_an_unknown_shape_needs_one_message_if_small_and_two_if_large() -> None:

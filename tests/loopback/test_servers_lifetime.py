@@ -150,6 +150,21 @@ def test_two_hundred_sessions_with_failures_and_large_constants_leave_nothing_an
 
 
 @pytest.mark.parametrize("seed", range(6))
+def test_large_constants_are_whole_on_a_gpu_also_if_they_come_after_the_program(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPIRT_EMULATED_GPUS", "1")
+
+    def run(rank: int, cluster: Cluster) -> None:
+        for i in range(10):
+            with Graph().as_default() as graph:
+                with tf.device("/job:worker/task:1/gpu:0"):
+                    y = tf.reduce_max(tf.constant(np.full(20_000 + i, i, np.float32)))
+                with tf.Session("mpi:///job:worker/task:0", graph, cluster=cluster) as session:
+                    assert session.run(y) == i
+
+    served(2, run, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(6))
 def test_a_session_that_closes_before_its_large_constants_have_come_waits_for_them(seed: int) -> None:
     """Else their buffers would be gone, or a later session's tensors would go into them."""
 

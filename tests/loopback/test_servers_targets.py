@@ -246,7 +246,7 @@ def test_placement_and_traffic_tell_of_the_steps_that_ran() -> None:
             session.run(y, {x: np.ones(10)})
             return session.placement()["y"], session.traffic(y, {x: np.ones(10)})
 
-    assert served(2, run) == [("/job:worker/task:1/device:CPU:0", {"messages": 2, "nbytes": 80})]
+    assert served(2, run) == [("/job:worker/task:1/device:CPU:0", {"messages": 2, "nbytes": 80, "window_nbytes": 0})]
 
 
 def test_a_closed_session_says_so_and_closing_again_does_nothing() -> None:

@@ -162,7 +162,7 @@ def test_messages_that_do_not_parse_and_kinds_that_there_are_not_come_back() -> 
         for kind in (Kind.CREATE_SESSION, Kind.EXTEND_SESSION, Kind.REGISTER_GRAPH, Kind.RUN_GRAPH, Kind.CANCEL_STEP, Kind.CLOSE_SESSION):
             hand.send(kind, b"\xff\xff\xff")
             told.append(hand.answer())
-        hand.send(Kind.CREATE_SESSION, b"\x22\x02\xff\xfe")  # a text that isn't UTF-8
+        hand.send(Kind.RESET, b"\x12\x02\xff\xfe")  # a text that isn't UTF-8
         hand.send(4711, b"hello")
         return [*told, hand.answer(), hand.answer()]
 
@@ -173,7 +173,7 @@ def test_messages_that_do_not_parse_and_kinds_that_there_are_not_come_back() -> 
         assert re.fullmatch(
             rf"REJECTED InvalidArgumentError: control message of 3 bytes from {sender} refused: malformed {kind}\.", said
         ), said
-    assert text.endswith("refused: malformed CREATE_SESSION.")
+    assert text.endswith("refused: malformed RESET.")
     assert unknown.endswith("control message of 5 bytes from " + unknown.partition("from ")[2].partition(" refused")[0]
                             + " refused: unknown kind 4711.")  # fmt: skip
 

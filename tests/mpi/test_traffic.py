@@ -32,6 +32,9 @@ def traffic_of(cluster: tf.Cluster, steps: int, step: Callable[[], object]) -> d
     return {name: value - asdict(before)[name] for name, value in asdict(cluster.transport.counters).items()}
 
 
+NO_WINDOWS = {"windows_sent": 0, "window_bytes_sent": 0, "windows_received": 0, "window_bytes_received": 0}
+
+
 @pytest.mark.ranks([2, 3, 4])
 def test_a_steady_step_moves_the_bytes_of_its_plan_and_sends_no_control_message(cluster: tf.Cluster, nranks: int, rank: int) -> None:
     """Every rank's vector goes to rank 0, once though two operations read it; their sum, fetched, goes to all others."""
@@ -48,7 +51,7 @@ def test_a_steady_step_moves_the_bytes_of_its_plan_and_sends_no_control_message(
         expected = np.full(1000, 4.0 * sum(range(nranks)))
         np.testing.assert_array_equal(session.run(total, feeds), expected)
         counted = traffic_of(cluster, 10, lambda: session.run(total, feeds))
-        assert session.traffic(total, feeds) == {"messages": 2 * others, "nbytes": 2 * others * 4000}
+        assert session.traffic(total, feeds) == {"messages": 2 * others, "nbytes": 2 * others * 4000, "window_nbytes": 0}
     messages = 10 * (others if rank == 0 else 1)  # as many come as go
     assert counted == {
         "messages_sent": messages,
@@ -57,6 +60,42 @@ def test_a_steady_step_moves_the_bytes_of_its_plan_and_sends_no_control_message(
         "bytes_received": messages * 4000,
         "control_sent": 0,
         "control_received": 0,
+        **NO_WINDOWS,
+    }
+
+
+@pytest.mark.ranks([2, 3])
+def test_a_large_tensor_goes_through_a_window_and_a_word_tells_of_it(cluster: tf.Cluster, nranks: int, rank: int) -> None:
+    """1 MiB goes round all ranks and comes back; what is fetched goes to the others as a message."""
+    n = 1 << 18
+    with tf.device(on(0)):
+        x = tf.placeholder(tf.float32, [n], "x")
+        y = x + 1
+    for task in range(1, nranks):
+        with tf.device(on(task)):
+            y = 2 * y
+    with tf.device(on(0)):
+        back = tf.identity(y, name="back")
+    sent = np.arange(n, dtype=np.float32)
+    others = nranks - 1
+    with tf.Session() as session:
+        np.testing.assert_array_equal(session.run(back, {x: sent}), (sent + 1) * 2**others)
+        counted = traffic_of(cluster, 10, lambda: session.run(back, {x: sent}))
+        promised = session.traffic(back, {x: sent})
+    assert promised == {"messages": nranks + others, "nbytes": 16 * nranks + others * 4 * n, "window_nbytes": nranks * 4 * n}
+    out, into = (1 + others, 1) if rank == 0 else (1, 2)
+    whole_out, whole_in = (others, 0) if rank == 0 else (0, 1)
+    assert counted == {
+        "messages_sent": 10 * out,
+        "bytes_sent": 10 * (16 + whole_out * 4 * n),
+        "messages_received": 10 * into,
+        "bytes_received": 10 * (16 + whole_in * 4 * n),
+        "control_sent": 0,
+        "control_received": 0,
+        "windows_sent": 10,
+        "window_bytes_sent": 10 * 4 * n,
+        "windows_received": 10,
+        "window_bytes_received": 10 * 4 * n,
     }
 
 
@@ -69,7 +108,7 @@ def test_of_what_its_owner_alone_gets_the_others_hear_in_one_byte(cluster: tf.Cl
         session.run(v.initializer)
         session.run(grown)
         counted = traffic_of(cluster, 5, lambda: session.run(grown))
-        assert session.traffic(grown) == {"messages": 2, "nbytes": 2}
+        assert session.traffic(grown) == {"messages": 2, "nbytes": 2, "window_nbytes": 0}
         value = session.run(grown)
     sent, received = (2, 0) if rank == 1 else (0, 1)
     assert counted["messages_sent"] == counted["bytes_sent"] == 5 * sent
@@ -91,7 +130,8 @@ def test_a_control_edge_between_ranks_is_one_byte(cluster: tf.Cluster, rank: int
     with tf.Session() as session:
         session.run(v.initializer)
         session.run(after)
-        assert session.traffic(after) == {"messages": 2, "nbytes": 1 + 4}, "the edge, and the fetched value on its way back"
+        promised = session.traffic(after)
+        assert promised == {"messages": 2, "nbytes": 1 + 4, "window_nbytes": 0}, "the edge, and the fetched value on its way back"
         counted = traffic_of(cluster, 3, lambda: session.run(after))
     assert counted["bytes_sent"] == 3 * (1 if rank == 0 else 4)
     assert counted["bytes_received"] == 3 * (4 if rank == 0 else 1)
@@ -105,6 +145,7 @@ def test_a_tensor_larger_than_a_message_may_be_travels_in_chunks(
 ) -> None:
     """A chunk of 1 MiB stands for the 1 GiB of real life: 5 MiB and a bit go round all ranks and come back."""
     monkeypatch.setattr(base, "CHUNK_NBYTES", 2**20)
+    monkeypatch.setattr(cluster.transport, "memory", range(nranks))  # as on hosts of their own: no windows
     sent = np.random.default_rng(7).integers(0, 256, 5 * 2**20 + 3, np.uint8)
     with tf.device(on(0)):
         x = tf.placeholder(tf.uint8, [sent.size] if static else [None], "x")

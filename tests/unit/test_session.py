@@ -417,7 +417,7 @@ def test_traffic_is_known_after_the_first_run_only() -> None:
     with pytest.raises(tf.errors.FailedPreconditionError, match="this signature has not run in this session yet"):
         session.traffic(x)
     session.run(x)
-    assert session.traffic(x) == {"messages": 0, "nbytes": 0}
+    assert session.traffic(x) == {"messages": 0, "nbytes": 0, "window_nbytes": 0}
 
 
 def test_the_compiled_program_is_written_where_the_setting_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,306 @@
+"""Memory that two ranks of one host share: a window for each large tensor in flight.
+
+The sender writes a tensor into a `Window` and sends a message that names it; the receiver opens it once (a `WindowView`), uses
+the array where it lies, and hands it back when nobody holds it any more. One copy, or none if the tensor was produced there.
+
+Why not MPI_Win_allocate_shared: such a window is made by all ranks of a host together, but programs are compiled at any time
+by some ranks only, and both MPIs put it into files (/dev/shm, /tmp) that are small in containers, kill by SIGBUS when they are
+full, and outlive a ``kill -9``. A window here is a memfd: memory without a name, made by its sender alone when it is first
+needed. Guarantees:
+
+- nothing is left behind, however a process ends: the kernel frees the memory with its last user;
+- no SIGBUS: all pages are there before the first byte is written (posix_fallocate), and the file is sealed against shrinking.
+  If the memory isn't to be had, ``Window`` raises OSError and the tensor travels as a message;
+- the receiver opens ``/proc/PID/fd/N``, which needs the same process namespace and user. At the start every rank tries it with
+  every other rank of its host (`Beacon`); the ranks that all see each other have the same number in ``Transport.memory``, and
+  only between such ranks are windows used. Afterwards only running out of descriptors or address space can fail;
+- the descriptor is closed as soon as the receiver has opened the window, so windows use up no descriptors (libc's mmap is called
+  for that: Python's keeps one for each mapping).
+
+Ownership is one byte in the window's header, which only its owner of the moment changes: FREE (the sender's), FULL (on its way),
+HELD (the receiver's). Order of memory: what is written before a message is sent is seen after it was received, as with any two
+processes that talk by messages. On the way back there is no message: the byte says it. x86 keeps loads before later stores; for
+others `_fence` takes and releases a lock twice, which orders them by the rules of locks (release, then acquire of the same lock).
+
+Owns: the memory, whose it is. Does not own: which tensors go this way (``compiler.program.path_of``), the messages
+(``runtime.windows``). Background: memfd_create(2), proc_pid_fd(5), fcntl(2) on seals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import itertools
+import mmap
+import os
+import platform
+import secrets
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpirt import config
+
+FREE: Final = 0
+FULL: Final = 1
+HELD: Final = 2
+_STATE, _OPENED = 0, 64  # where in the header; apart, since each side writes one of them meanwhile
+_SERIAL = slice(128, 136)
+_HEADER_NBYTES = 4096  # a page, so that the tensor is aligned as well as any
+
+_serials = itertools.count(1)
+_lock = threading.Lock()
+
+
+def _fence() -> None:
+    """All loads before come before all stores after it."""
+    with _lock:
+        pass
+    with _lock:
+        pass
+
+
+_NEEDS_FENCE = platform.machine().lower() not in ("x86_64", "amd64")
+
+
+class Window:
+    """The sender's end.
+
+    Parameters
+    ----------
+    shape, dtype : of the tensors that it is for
+
+    Attributes
+    ----------
+    array : to write the tensor into, while the window is the sender's
+    serial : number of the window, unlike that of any other of this process
+    descriptor : under which the receiver finds it in this process
+
+    Raises
+    ------
+    OSError
+        If there is not enough memory, or the system has no such thing.
+    """
+
+    __slots__ = ("array", "serial", "descriptor", "_header")
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.descriptor = -1
+        nbytes = _HEADER_NBYTES + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        _require_memory(nbytes)
+        self.serial = next(_serials)
+        self.descriptor = os.memfd_create("mpirt-window", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.posix_fallocate(self.descriptor, 0, nbytes)
+            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+            mapping = _Mapping(self.descriptor, nbytes)
+        except OSError:
+            self._close()
+            raise
+        self._header = mapping.header()
+        self._header[_SERIAL] = self.serial.to_bytes(8, "little")
+        self.array: npt.NDArray[Any] = np.asarray(_Part(mapping, _HEADER_NBYTES, shape, dtype))
+
+    def __del__(self) -> None:
+        self._close()
+
+    @property
+    def state(self) -> int:
+        """Whose it is: FREE, FULL or HELD."""
+        if self.descriptor >= 0 and self._header[_OPENED]:
+            self._close()
+        return self._header[_STATE]
+
+    def fill(self) -> None:
+        """It holds a tensor now: no longer the sender's."""
+        self._header[_STATE] = FULL
+
+    def _close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+class WindowView:
+    """The receiver's end, opened once.
+
+    Parameters
+    ----------
+    pid, descriptor, serial : the sender's process, and its window there
+    shape, dtype : as the sender's
+
+    Raises
+    ------
+    OSError
+        If it can't be opened or mapped.
+    """
+
+    __slots__ = ("_header", "_interface")
+
+    def __init__(self, pid: int, descriptor: int, serial: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        nbytes = _HEADER_NBYTES + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        opened = os.open(f"/proc/{pid}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if os.fstat(opened).st_size != nbytes:
+                raise OSError(f"descriptor {descriptor} of process {pid} is not the window number {serial}.")
+            mapping = _Mapping(opened, nbytes)
+        finally:
+            os.close(opened)
+        self._header = mapping.header()
+        if bytes(self._header[_SERIAL]) != serial.to_bytes(8, "little"):
+            raise OSError(f"descriptor {descriptor} of process {pid} is not the window number {serial}.")
+        self._header[_OPENED] = 1
+        self._interface = _Part(mapping, _HEADER_NBYTES, shape, dtype, readonly=True).__array_interface__
+
+    def take(self) -> npt.NDArray[Any]:
+        """The tensor where it lies, read-only. The window goes back to the sender when nobody holds the array or a view of it."""
+        lease = _Lease()
+        lease.header = header = self._header
+        lease.__array_interface__ = self._interface
+        header[_STATE] = HELD
+        return np.asarray(lease)
+
+    def give_back(self) -> None:
+        """Nobody wants the tensor."""
+        self._header[_STATE] = FREE
+
+
+class _Lease:
+    """What an array in a window and all its views hold on to. Its attributes are set by `WindowView.take`, which is faster so."""
+
+    __slots__ = ("header", "__array_interface__")
+    header: memoryview  # it holds the mapping
+    __array_interface__: dict[str, Any]
+
+    def __del__(self) -> None:
+        if _NEEDS_FENCE:
+            _fence()
+        self.header[_STATE] = FREE
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
+
+class _Mapping:
+    """A file in memory, as long as anybody holds this."""
+
+    __slots__ = ("address", "_nbytes", "_munmap")
+
+    def __init__(self, descriptor: int, nbytes: int) -> None:
+        self._munmap = _libc.munmap  # still at hand when the interpreter ends
+        self._nbytes = 0
+        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+        self.address: int = _libc.mmap(None, nbytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, descriptor, 0)
+        if self.address == _MAP_FAILED:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        self._nbytes = nbytes
+
+    def __del__(self) -> None:
+        if self._nbytes:
+            self._munmap(self.address, self._nbytes)
+
+    def header(self) -> memoryview:
+        return np.asarray(_Part(self, 0, (_HEADER_NBYTES,), np.dtype(np.uint8))).data
+
+
+class _Part:
+    """An array in a mapping, for numpy, which holds on to this."""
+
+    __slots__ = ("mapping", "__array_interface__")
+
+    def __init__(self, mapping: _Mapping, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], readonly: bool = False) -> None:
+        self.mapping = mapping
+        data = (mapping.address + offset, readonly)
+        self.__array_interface__ = {"shape": shape, "typestr": dtype.str, "data": data, "version": 3}
+
+
+def _require_memory(nbytes: int) -> None:
+    """Refuse a window that would take more than half of the memory that is left on this host or in this container."""
+    left = _memory_left()
+    if nbytes > left // 2:
+        raise OSError(f"{nbytes} bytes of shared memory are more than half of the {left} bytes that are left here.")
+
+
+def _memory_left() -> int:
+    left = 2**63
+    with contextlib.suppress(OSError, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        left = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        with contextlib.suppress(OSError, ValueError):  # "max": no limit
+            folder = Path("/sys/fs/cgroup")
+            left = min(left, int((folder / limit).read_text()) - int((folder / used).read_text()))
+    return left
+
+
+class Beacon:
+    """Shows the other ranks of the host whether they can open this process's memory; lit during the start.
+
+    Attributes
+    ----------
+    record : what the others need to know; all ranks exchange theirs
+    """
+
+    def __init__(self) -> None:
+        self._descriptor = -1
+        secret = secrets.token_bytes(16)
+        if config.get("MPIRT_SHM"):
+            with contextlib.suppress(OSError, AttributeError):  # not Linux
+                self._descriptor = os.memfd_create("mpirt-beacon", os.MFD_CLOEXEC)
+                os.write(self._descriptor, secret)
+        self.record = np.array([(self._descriptor, secret.hex())], _RECORD)
+
+    @staticmethod
+    def empty_records(count: int) -> npt.NDArray[Any]:
+        """Room for the records of ``count`` ranks."""
+        return np.zeros(count, _RECORD)
+
+    def domain(self, rank: int, neighbours: Sequence[int], pids: Sequence[int], records: npt.NDArray[Any]) -> int:
+        """Number that this rank has in common with those whose memory it can open and that can open its own.
+
+        Parameters
+        ----------
+        rank : this one
+        neighbours : ranks of this host, this one among them
+        pids, records : of all ranks
+
+        Returns
+        -------
+        The lowest neighbour's rank if this rank sees all of them that are lit, else its own: so two ranks with the same
+        number see each other.
+        """
+        lit = [other for other in neighbours if records[other]["descriptor"] >= 0]
+        if rank in lit and all(_shines(pids[other], records[other]) for other in lit):
+            return lit[0]
+        return rank
+
+    def put_out(self) -> None:
+        """All have looked."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+_RECORD = np.dtype([("descriptor", "<i8"), ("secret", "S32")])
+
+
+def _shines(pid: int, record: Any) -> bool:
+    try:
+        opened = os.open(f"/proc/{pid}/fd/{record['descriptor']}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return bool(os.pread(opened, 16, 0).hex() == record["secret"].decode())
+    except OSError:
+        return False
+    finally:
+        os.close(opened)

@@ -1,0 +1,324 @@
+"""Transfers through shared memory: whose a window is, kept arrays, dead tensors, and what happens without memory."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpirt import dtypes, errors
+from mpirt.cluster.task import Task
+from mpirt.compiler import program
+from mpirt.compiler.program import FETCH, Path, Transfer, path_of
+from mpirt.dtypes import DType
+from mpirt.runtime.rendezvous import DeadTensor, Incoming, Outgoing
+from mpirt.runtime.windows import WindowIncoming, WindowOutgoing, receiving_end, sending_end
+from mpirt.transport import base, window
+from mpirt.transport.base import wait_until
+from mpirt.transport.loopback import LoopbackWorld
+from mpirt.transport.window import FREE, FULL, HELD, Beacon, Window, WindowView
+
+SEEDS = [None, *range(6)]
+N = 1 << 16
+
+
+class GivenUp(Exception):  # noqa: N818
+    """The deadline of this test's waits."""
+
+
+def patient(ready: Callable[[], bool], what: Callable[[], str]) -> None:
+    wait_until(ready, what, timeout_s=10)
+
+
+def impatient(ready: Callable[[], bool], what: Callable[[], str]) -> None:
+    for _ in range(200):  # more than an adversary holds a message back
+        if ready():
+            return
+    raise GivenUp(what())
+
+
+class Pair:
+    """Sender on rank 0 and receiver on rank 1 of one large tensor."""
+
+    def __init__(self, seed: int | None = None, dtype: DType = dtypes.uint8, shape: tuple[int, ...] = (N,), wait: Any = patient) -> None:
+        world = LoopbackWorld(2, seed=seed)
+        self.sender, self.receiver = world.transport(0), world.transport(1)
+        self.world = world
+        transfer = Transfer(0, "x:0", dtype, shape, 0, 1, Task("a", 0), "/job:b/task:0")
+        self.outgoing = sending_end(self.sender, transfer, 5, wait)
+        self.incoming = receiving_end(self.receiver, transfer, 5, wait)
+        assert isinstance(self.outgoing, WindowOutgoing) and isinstance(self.incoming, WindowIncoming)
+
+    def step(self, value: Any) -> Any:
+        self.incoming.post()
+        self.outgoing.send(value)
+        return self.incoming.take()
+
+    def full(self, i: int) -> Any:
+        return np.full(N, i, np.uint8)
+
+    @property
+    def states(self) -> list[int]:
+        assert isinstance(self.outgoing, WindowOutgoing)
+        return [w.state for w in self.outgoing._windows]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "complex128", "bool", "int64"])
+def test_what_arrives_is_what_was_sent_in_any_type_and_order_of_memory(dtype: str, seed: int | None) -> None:
+    numpy_dtype = np.dtype(dtype)
+    pair = Pair(seed, getattr(dtypes, dtype), (300, 400))
+    rng = np.random.default_rng(3)
+    for i in range(6):
+        value = rng.integers(0, 2, (400, 300) if i % 2 else (300, 400)).astype(numpy_dtype)
+        value = value.T if i % 2 else value
+        found = pair.step(value)
+        assert found.dtype == numpy_dtype and not found.flags.writeable
+        np.testing.assert_array_equal(found, value)
+    assert not pair.world._channels, "nothing is under way"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_one_window_and_one_word_a_step_do_while_the_receiver_lets_go(seed: int | None) -> None:
+    pair = Pair(seed)
+    for i in range(10):
+        assert set(pair.step(pair.full(i)).tolist()) == {i}
+    assert pair.states == [FREE]
+    out, into = pair.sender.counters, pair.receiver.counters
+    assert (out.messages_sent, out.bytes_sent, out.windows_sent, out.window_bytes_sent) == (10, 160, 10, 10 * N)
+    assert (into.messages_received, into.bytes_received, into.windows_received, into.window_bytes_received) == (10, 160, 10, 10 * N)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_arrays_and_views_that_are_kept_never_change(seed: int | None) -> None:
+    """Of ten, two in windows; the others had to travel whole. When a window is let go it is used again."""
+    pair = Pair(seed)
+    kept = [pair.step(pair.full(i)) if i % 2 else pair.step(pair.full(i)).reshape(4, -1)[1:3, 5:] for i in range(10)]
+    for _ in range(2):
+        assert [np.unique(a).tolist() for a in kept] == [[i] for i in range(10)]
+        assert pair.states == [HELD, HELD] and pair.sender.counters.windows_sent == 2
+    assert pair.sender.counters.messages_sent == 2 + 2 * 8
+    assert pair.sender.counters.bytes_sent == 10 * 16 + 8 * N
+    del kept[0]
+    assert sorted(pair.states) == [FREE, HELD]
+    last = pair.step(pair.full(99))
+    assert pair.sender.counters.windows_sent == 3 and set(last.tolist()) == {99}
+    assert [np.unique(a).tolist() for a in kept] == [[i] for i in range(1, 10)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_was_sent_may_change_at_the_sender_at_once(seed: int | None) -> None:
+    pair = Pair(seed)
+    value = pair.full(7)
+    pair.outgoing.send(value)
+    value[:] = 8
+    pair.incoming.post()
+    assert set(pair.incoming.take().tolist()) == {7}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_dead_tensors_and_good_ones_alternate(seed: int | None) -> None:
+    pair = Pair(seed)
+    for i in range(6):
+        pair.incoming.post()
+        if i % 2:
+            pair.outgoing.send(pair.full(i))
+            assert set(pair.incoming.take().tolist()) == {i}
+        else:
+            pair.outgoing.send_dead()
+            with pytest.raises(DeadTensor):
+                pair.incoming.take()
+    assert pair.states == [FREE] and not pair.world._channels
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_nobody_takes_goes_back_to_the_sender(seed: int | None) -> None:
+    pair = Pair(seed)
+    kept = []
+    for i in range(5):  # the last of these travel whole, since both windows are held
+        kept.append(pair.step(pair.full(i)))
+        pair.incoming.post()
+        pair.outgoing.send(pair.full(100))
+        pair.incoming.drain()
+        assert not pair.outgoing.pending()
+    assert HELD in pair.states and FULL not in pair.states
+    kept.clear()
+    assert pair.states == [FREE, FREE] and not pair.world._channels
+
+
+def test_a_sender_two_tensors_ahead_waits_by_name_and_goes_on_when_one_was_taken() -> None:
+    pair = Pair(wait=impatient)
+    for i in range(2):
+        pair.outgoing.send(pair.full(i))
+    assert pair.states == [FULL, FULL] and pair.outgoing.pending()
+    with pytest.raises(GivenUp, match="^rank 1 to receive 'x:0' of the step before$"):
+        pair.outgoing.send(pair.full(2))
+    assert pair.sender.counters.messages_sent == 2
+    pair.incoming.post()
+    first = pair.incoming.take()
+    with pytest.raises(GivenUp):  # one is held, the other has yet to be taken
+        pair.outgoing.send(pair.full(2))
+    del first
+    pair.outgoing.send(pair.full(2))
+    for i in (1, 2):
+        pair.incoming.post()
+        assert set(pair.incoming.take().tolist()) == {i}
+    assert pair.states == [FREE, FREE] and not pair.outgoing.pending()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_tensor_on_its_way_arrives_although_the_sender_is_gone(seed: int | None) -> None:
+    pair = Pair(seed)
+    pair.outgoing.send(pair.full(7))
+    del pair.outgoing
+    gc.collect()
+    pair.sender.poll_control()
+    pair.incoming.post()
+    assert set(pair.incoming.take().tolist()) == {7}
+    pair.sender.poll_control()
+    assert not pair.sender._kept
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_array_outlives_both_ends_of_its_transfer(seed: int | None) -> None:
+    pair = Pair(seed)
+    found = pair.step(pair.full(5))
+    del pair.outgoing, pair.incoming
+    gc.collect()
+    assert set(found.tolist()) == {5}
+
+
+def test_a_window_uses_up_no_descriptor_and_no_name() -> None:
+    def count() -> tuple[int, list[str]]:
+        return len(os.listdir("/proc/self/fd")), sorted(os.listdir("/dev/shm"))
+
+    before = count()
+    pairs = [Pair() for _ in range(20)]
+    kept = [pair.step(pair.full(i)) for i, pair in enumerate(pairs)]
+    assert all(pair.states == [HELD] for pair in pairs)
+    assert count() == before
+    assert [int(a[0]) for a in kept] == list(range(20))
+
+
+@pytest.mark.parametrize("reason", ["no memory", "no space", "not this system"])
+def test_without_memory_the_tensor_travels_as_a_message_and_one_line_says_so(
+    reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = Pair()
+
+    def fails(*args: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    if reason == "no memory":
+        monkeypatch.setattr(window, "_memory_left", lambda: 2 * N)
+    else:
+        monkeypatch.setattr(os, "posix_fallocate" if reason == "no space" else "memfd_create", fails)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with caplog.at_level(logging.WARNING, "mpirt"):
+        for i in range(4):
+            assert set(pair.step(pair.full(i)).tolist()) == {i}
+    said = f"{N + 4096} bytes of shared memory are more than half of the {2 * N} bytes that are left here."
+    why = said if reason == "no memory" else "[Errno 28] No space left on device"
+    expected = f"x:0 from /job:a/task:0 (rank 0) to rank 1 travels in messages, not in shared memory: {why}"
+    assert [record.getMessage() for record in caplog.records] == [expected]
+    assert pair.states == [] and len(os.listdir("/proc/self/fd")) == descriptors
+    assert pair.sender.counters.bytes_sent == 4 * (16 + N)
+
+
+def test_a_window_that_the_receiver_cannot_open_fails_the_step_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair()
+    pair.incoming.post()
+    pair.outgoing.send(pair.full(1))
+
+    def fails(*args: Any) -> Any:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fails)
+        with pytest.raises(errors.ResourceExhaustedError) as caught:
+            pair.incoming.take()
+    assert caught.value.message == (
+        f"the memory that rank 0 shares for 'x:0' ({N} bytes) can't be opened on rank 1: [Errno 24] Too many open files"
+    )
+    assert caught.value.hint == "allow more open files and address space (ulimit -n, -v), or switch shared memory off: MPIRT_SHM=0."
+    assert set(pair.step(pair.full(2)).tolist()) == {2}, "the next step's tensor comes in the other window"
+
+
+def test_another_process_s_descriptor_is_not_taken_for_a_window() -> None:
+    mine = Window((N,), np.dtype("u1"))
+    with pytest.raises(OSError, match=f"^descriptor {mine.descriptor} of process {os.getpid()} is not the window number 0\\.$"):
+        WindowView(os.getpid(), mine.descriptor, 0, (N,), np.dtype("u1"))
+    with pytest.raises(OSError, match="is not the window"):
+        WindowView(os.getpid(), mine.descriptor, mine.serial, (N + 1,), np.dtype("u1"))
+
+
+def test_a_large_tensor_in_chunks_when_both_windows_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "CHUNK_NBYTES", 1000)
+    pair = Pair(1)
+    kept = [pair.step(pair.full(i)) for i in range(4)]
+    assert [np.unique(a).tolist() for a in kept] == [[0], [1], [2], [3]]
+
+
+# ------------------------------------------------------------------------------------------------------- who may use windows
+
+
+def transfer(nbytes: int, reason: str = "/job:b/task:0", dst: int = 1) -> Transfer:
+    return Transfer(0, "x:0", dtypes.uint8, (nbytes,), 0, dst, Task("a", 0), reason)
+
+
+def test_large_tensors_of_known_size_between_ranks_that_share_memory_go_through_windows() -> None:
+    memory = (0, 0, 2)
+    assert path_of(transfer(N), memory) == Path(True, "large, on one host")
+    assert path_of(transfer(N - 1), memory) == Path(False, "small")
+    assert path_of(transfer(N, dst=2), memory) == Path(False, "no shared memory")
+    assert path_of(transfer(N, FETCH), memory) == Path(False, "becomes the user's own array")
+    unknown = Transfer(0, "x:0", dtypes.uint8, None, 0, 1, Task("a", 0), "/job:b/task:0")
+    strings = Transfer(0, "x:0", dtypes.string, (N,), 0, 1, Task("a", 0), "/job:b/task:0")
+    assert path_of(unknown, memory) == path_of(strings, memory) == Path(False, "size known at run time only")
+    assert path_of(Transfer(0, "^x", None, None, 0, 1, Task("a", 0), "/job:b/task:0"), memory) == Path(False, "a token")
+
+
+def test_the_setting_switches_windows_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPIRT_SHM", "0")
+    world = LoopbackWorld(2)
+    ends = sending_end(world.transport(0), transfer(N), 5, patient), receiving_end(world.transport(1), transfer(N), 5, patient)
+    assert [type(end) for end in ends] == [Outgoing, Incoming]
+
+
+def test_the_plan_says_of_each_transfer_how_it_travels_and_why() -> None:
+    sends = [program.Send(transfer(N), 0), program.Send(transfer(8), 0)]
+    found = program.Program(0, [*sends], [(), ()], 1).text((0, 0))
+    assert found == (
+        "rank 0: 2 instructions, 1 slots\n"
+        "  send  s0 #0 x:0 from /job:a/task:0 (rank 0) to rank 1 65536 B in a window (large, on one host) for /job:b/task:0\n"
+        "  send  s0 #0 x:0 from /job:a/task:0 (rank 0) to rank 1 8 B in a message (small) for /job:b/task:0\n"
+    )
+
+
+def records_of(*beacons: Beacon) -> Any:
+    records = Beacon.empty_records(len(beacons))
+    for i, beacon in enumerate(beacons):
+        records[i] = beacon.record[0]
+    return records
+
+
+def test_ranks_that_see_each_other_have_a_number_in_common_and_one_that_does_not_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    lit = [Beacon() for _ in range(3)]
+    monkeypatch.setenv("MPIRT_SHM", "0")
+    dark = Beacon()
+    pids = [os.getpid()] * 4
+    records = records_of(lit[0], dark, lit[1], lit[2])
+    assert [lit[0].domain(rank, [1, 2, 3], pids, records) for rank in (2, 3)] == [2, 2]
+    assert dark.domain(1, [0, 1, 2, 3], pids, records) == 1, "it was switched off there"
+    assert lit[0].domain(0, [0, 1, 2, 3], [*pids[:3], 2**22 + 1], records) == 0, "another's process can't be seen"
+    assert lit[1].domain(2, [0, 1, 2, 3], [*pids[:3], 2**22 + 1], records) == 2
+    records[0]["secret"] = b"0" * 32
+    assert lit[1].domain(2, [0, 1, 2, 3], pids, records) == 2, "it is another process than it says"
+    for beacon in (*lit, dark):
+        beacon.put_out()
+    assert lit[1].domain(2, [2, 3], pids, records) == 2
