@@ -17,7 +17,7 @@ from functools import lru_cache
 from mpirt import dtypes
 from mpirt.cluster.task import Task
 from mpirt.compiler.exchange import JOIN, Exchange, Fold, Make, Message, MessageKey, Part, View, exchanges
-from mpirt.compiler.partition import Node, Plan, message_nbytes
+from mpirt.compiler.partition import Node, Plan, is_everywhere, message_nbytes
 from mpirt.compiler.placer import DeviceName
 from mpirt.dtypes import DType
 from mpirt.graph.function import ARG
@@ -368,7 +368,9 @@ class _Linker:
             size = arg_size(arg, op.attrs)
             wanted = HOST if arg.name in kernel.host else space
             for tensor in op.inputs[position : position + size]:
-                inputs.append(self._input(op, tensor, arg.is_ref, device, wanted))
+                if tensor not in self.slots and is_everywhere(tensor):
+                    self._constant(tensor, device)
+                inputs.append(self._input(op, tensor, arg.is_ref, wanted))
             position += size
         outputs: list[int] = []
         position = 0
@@ -390,10 +392,8 @@ class _Linker:
                 self._value_slot(tensor, op)
         self._send(op)
 
-    def _input(self, op: Operation, tensor: Tensor, is_ref: bool, device: DeviceName, space: str) -> int:
+    def _input(self, op: Operation, tensor: Tensor, is_ref: bool, space: str) -> int:
         if not tensor.dtype.is_ref:
-            if tensor not in self.slots:
-                self._constant(tensor, device)
             return self._slot(tensor, HOST if is_state(tensor) else space)
         if not self._is_local_variable(tensor):
             return self._slot(tensor, space)  # fed, or received as a value
