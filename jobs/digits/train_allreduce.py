@@ -66,7 +66,8 @@ class Replicas:
         updates = []
         for i, own in enumerate(gradients):
             with tf.device(f"/job:worker/task:{i}"):
-                updates.append(optimizer.apply_gradients([(means[i], variable) for means, (_, variable) in zip(averaged, own, strict=True)]))
+                mine = [(means[i], variable) for means, (_, variable) in zip(averaged, own, strict=True)]
+                updates.append(optimizer.apply_gradients(mine))
         self.loss = tf.collective.all_reduce(losses, "mean")[0]
         with tf.device("/job:worker/task:0"):
             self.train = tf.group(*updates)

@@ -112,7 +112,8 @@ class Buffers:
 
     def text(self) -> str:
         """For people (``MPIRT_DUMP_PROGRAM``)."""
-        lines = [f"memory: {self.peak_nbytes} B at most, {sum(self.nbytes)} B of it in {len(self.nbytes)} buffers that every step uses again"]
+        again = f"{sum(self.nbytes)} B of it in {len(self.nbytes)} buffers that every step uses again"
+        lines = [f"memory: {self.peak_nbytes} B at most, {again}"]
         lines += [f"  and {name}, whose size is known at run time only" for name in self.unknown]
         for number, segment in enumerate(self.segments):
             homes = {**self.kept, **segment.homes}
@@ -151,10 +152,11 @@ _Signature = tuple[str, Form, tuple[Form, ...]]  # ufunc, form of the result, fo
 
 
 def _form_of(tensor: Tensor) -> Form | None:
-    shape, dtype = tensor.static_shape, tensor.dtype.base_dtype
-    if shape is None or None in shape or dtype.kind == "O":
+    static, dtype = tensor.static_shape, tensor.dtype.base_dtype
+    if static is None or dtype.kind == "O":
         return None
-    return _form(shape, dtype.np_dtype)  # type: ignore[arg-type]  # all sizes are known
+    shape = tuple([size for size in static if size is not None])
+    return _form(shape, dtype.np_dtype) if len(shape) == len(static) else None
 
 
 class _Signatures:
@@ -166,7 +168,7 @@ class _Signatures:
     def of(self, i: Run) -> _Signature | None:
         """None if the operation is not a ufunc of static shapes on a CPU that gives what its types and shapes promise."""
         op = i.op
-        if i.device.type != "CPU" or not op.definition.kernels["CPU"].direct:
+        if i.device.type != "CPU" or not op.definition.kernels["CPU"].direct or NO_SLOT in i.outputs:
             return None
         out = op.outputs[0]
         key = (op.type, out.dtype, out.static_shape, *[(t.dtype, t.static_shape) for t in op.inputs])
@@ -199,10 +201,9 @@ def _signature(op: Operation) -> _Signature | None:
 class _Draft:
     """A segment that is being gathered."""
 
-    first: int
+    first: int = 0
     calls: list[Call] = field(default_factory=list)
-    reads: dict[int, Read] = field(default_factory=dict)  # by target
-    read_at: dict[int, int] = field(default_factory=dict)  # position by target
+    reads: dict[int, tuple[int, Read]] = field(default_factory=dict)  # by target, with their positions
 
 
 class _Assigner:
@@ -233,24 +234,22 @@ class _Assigner:
 
     def _gather(self) -> Iterator[_Draft]:
         """Runs of calls, with the reads of variables that belong to them."""
-        signatures, draft = _Signatures(), _Draft(0)
+        signatures, draft = _Signatures(), _Draft()
         waiting: list[tuple[int, Read]] = []  # reads whose reader comes next
         for position, i in enumerate(self.program.instructions):
             if isinstance(i, Read):
                 waiting.append((position, i))
                 continue
             signature = signatures.of(i) if isinstance(i, Run) else None
-            fits = signature is not None and all(isinstance(i, Run) and read.target in i.inputs for _, read in waiting)
-            if draft.calls and (not fits):
+            belongs = signature is not None and all(isinstance(i, Run) and read.target in i.inputs for _, read in waiting)
+            if draft.calls and not belongs:
                 yield draft
-                draft = _Draft(0)
+                draft = _Draft()
             if signature is not None and isinstance(i, Run):
-                if not fits:
-                    waiting = []
+                own = waiting if belongs else []
+                draft.reads.update((read.target, (at, read)) for at, read in own)
                 if not draft.calls:
-                    draft.first = waiting[0][0] if waiting else position
-                for at, read in waiting:
-                    draft.reads[read.target], draft.read_at[read.target] = read, at
+                    draft.first = own[0][0] if own else position
                 name, out, inputs = signature
                 draft.calls.append((position, name, i.inputs, i.outputs[0]))
                 self.forms[i.outputs[0]] = out
@@ -296,7 +295,7 @@ class _Assigner:
             self._release(heapq.heappop(self.busy)[1])
         homes = self.homes = {}
         for i in inputs:
-            if i.form.nbytes <= SMALL_NBYTES:
+            if i.form.nbytes <= SMALL_NBYTES or i.form.size == 1:
                 self._take(i.target, i.form)
         self.copied = set(homes)
         copies = [number for number, _ in homes.values()]
@@ -326,9 +325,9 @@ class _Assigner:
             operands = []
             for slot in slots:
                 if slot in draft.reads:
-                    read = draft.reads[slot]
+                    position_of_read, read = draft.reads[slot]
                     slot = of_variable.setdefault(read.source, slot)
-                    found.setdefault(slot, Input(read.source, slot, draft.read_at[slot], self.forms[slot]))
+                    found.setdefault(slot, Input(read.source, slot, position_of_read, self.forms[slot]))
                 elif slot not in own and slot not in self.constants and slot not in self.buffers.kept:
                     found.setdefault(slot, Input(slot, slot, -1, self.forms[slot]))
                 operands.append(slot)
@@ -401,7 +400,7 @@ class _Assigner:
 
     def _chain(self, part: Part) -> None:
         homes, held, ends = self.homes, self.held, self.ends
-        first, end = part.calls[0][0], part.calls[-1][0]
+        end = part.calls[-1][0]
         inside = set()
         for _, _, _, output in part.calls:
             if output not in held:

@@ -1,7 +1,8 @@
 """Programs: a plan bound to the rank table, as the flat list of instructions that one rank runs.
 
 Guarantees: the programs of all ranks are projections of the plan's one order; both ends of a transfer number it alike;
-one transfer for each (tensor, destination rank), or for each value of a variable's own tensor that a rank needs; a value is
+one transfer for each (tensor, destination rank), or for each value of a variable's own tensor that a rank needs, small ones in
+packets where they are ready together (``packets``); a value is
 dropped after its last use. Tasks of one rank share values. Every reader of a variable sees the value at its own place in
 the plan's order, a fetch the value when the operation that gives the variable out has run, wherever the tasks live: so
 folding tasks onto fewer ranks changes no result (but for the order in which collectives add), and all ranks get the same.
@@ -17,6 +18,7 @@ from functools import lru_cache
 from mpirt import dtypes
 from mpirt.cluster.task import Task
 from mpirt.compiler.exchange import JOIN, Exchange, Fold, Make, Message, MessageKey, Part, View, exchanges
+from mpirt.compiler.packets import Packet, find_packets
 from mpirt.compiler.partition import Node, Plan, is_everywhere, message_nbytes
 from mpirt.compiler.placer import DeviceName
 from mpirt.dtypes import DType
@@ -159,6 +161,7 @@ class Program:
     feeds: dict[Tensor, int] = field(default_factory=dict)  # slots of the feeds that count on this rank
     fetches: list[int] = field(default_factory=list)  # a slot for each fetch, NO_SLOT where there is no value
     transfers: list[Transfer] = field(default_factory=list)  # of all ranks, alike on all ranks
+    packets: list[Packet] = field(default_factory=list)  # transfers that share a message, alike on all ranks
 
     def received(self) -> tuple[bool, ...]:
         """For each fetch whether its value comes in a message that brings nothing else here."""
@@ -170,9 +173,13 @@ class Program:
         lines = [f"rank {self.rank}: {len(self.instructions)} instructions, {self.num_slots} slots"]
         lines += [f"  feed  s{slot} = {t.name}" for t, slot in self.feeds.items()]
         lines += [f"  const s{slot} = {op.name} on {device}" for slot, op, device in self.constants]
+        packed = {t.index: packet for packet in self.packets for t in packet}
         for instruction, frees in zip(self.instructions, self.frees, strict=True):
             drop = f"   # drop {', '.join(f's{i}' for i in frees)}" if frees else ""
-            lines.append(f"  {_line(instruction, memory)}{drop}")
+            together = ""
+            if isinstance(instruction, Send | Recv) and instruction.transfer.index in packed:
+                together = f" in one packet: {', '.join(f'#{t.index}' for t in packed[instruction.transfer.index])}"
+            lines.append(f"  {_line(instruction, memory)}{together}{drop}")
         lines += [f"  fetch {'-' if slot == NO_SLOT else f's{slot}'}" for slot in self.fetches]
         return "\n".join(lines) + "\n"
 
@@ -249,10 +256,15 @@ class _Linker:
     def _number_transfers(self, num_ranks: int) -> None:
         """All transfers of all ranks, in the order of edges and fetches; the same list on every rank."""
         found: dict[tuple[Tensor | Operation, Operation, int], int] = {}
+        starts: dict[Operation, dict[int, None]] = {}  # where they may wait for each other: what is fed is there at once
         for edge in self.plan.edges:
             src, dst = self.rank_of(edge.src), self.rank_of(edge.dst)
             if src != dst:
-                self.by_edge[edge.index] = self._transfer(found, edge.source, edge.after, src, dst, edge.src, str(edge.dst))
+                index = self._transfer(found, edge.source, edge.after, src, dst, edge.src, str(edge.dst))
+                self.by_edge[edge.index] = index
+                if edge.source not in self.fed:
+                    starts.setdefault(edge.after, {})[index] = None
+        self.program.packets = find_packets(self.plan, self.rank_of, self.program.transfers, self.by_edge, starts)
         for position, fetch in enumerate(self.plan.fetches):
             task = self.plan.device_of(fetch).task
             src = self.rank_of(task)

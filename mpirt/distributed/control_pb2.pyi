@@ -210,20 +210,28 @@ class RegisterGraph(_message.Message):
     def __init__(self, session: _Optional[int] = ..., graph: _Optional[int] = ..., program: _Optional[_Union[ProgramDef, _Mapping]] = ...) -> None: ...
 
 class ProgramDef(_message.Message):
-    __slots__ = ("num_slots", "devices", "nodes", "transfers", "instructions", "constants")
+    __slots__ = ("num_slots", "devices", "nodes", "transfers", "instructions", "constants", "packets")
     NUM_SLOTS_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     TRANSFERS_FIELD_NUMBER: _ClassVar[int]
     INSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
     CONSTANTS_FIELD_NUMBER: _ClassVar[int]
+    PACKETS_FIELD_NUMBER: _ClassVar[int]
     num_slots: int
     devices: _containers.RepeatedScalarFieldContainer[str]
     nodes: _containers.RepeatedScalarFieldContainer[str]
     transfers: _containers.RepeatedCompositeFieldContainer[TransferDef]
     instructions: _containers.RepeatedCompositeFieldContainer[InstructionDef]
     constants: _containers.RepeatedCompositeFieldContainer[ConstantDef]
-    def __init__(self, num_slots: _Optional[int] = ..., devices: _Optional[_Iterable[str]] = ..., nodes: _Optional[_Iterable[str]] = ..., transfers: _Optional[_Iterable[_Union[TransferDef, _Mapping]]] = ..., instructions: _Optional[_Iterable[_Union[InstructionDef, _Mapping]]] = ..., constants: _Optional[_Iterable[_Union[ConstantDef, _Mapping]]] = ...) -> None: ...
+    packets: _containers.RepeatedCompositeFieldContainer[PacketDef]
+    def __init__(self, num_slots: _Optional[int] = ..., devices: _Optional[_Iterable[str]] = ..., nodes: _Optional[_Iterable[str]] = ..., transfers: _Optional[_Iterable[_Union[TransferDef, _Mapping]]] = ..., instructions: _Optional[_Iterable[_Union[InstructionDef, _Mapping]]] = ..., constants: _Optional[_Iterable[_Union[ConstantDef, _Mapping]]] = ..., packets: _Optional[_Iterable[_Union[PacketDef, _Mapping]]] = ...) -> None: ...
+
+class PacketDef(_message.Message):
+    __slots__ = ("transfers",)
+    TRANSFERS_FIELD_NUMBER: _ClassVar[int]
+    transfers: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, transfers: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TransferDef(_message.Message):
     __slots__ = ("index", "tensor", "src_rank", "dst_rank", "src", "reason", "in_place")

@@ -20,6 +20,7 @@ from tensorboard.compat.proto import graph_pb2
 from mpirt import dtypes, errors
 from mpirt.cluster.task import Task
 from mpirt.compiler.exchange import JOIN, Fold, Make, Part, View
+from mpirt.compiler.packets import PACKET_NBYTES, is_small, packed_nbytes
 from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import (
     HOST,
@@ -40,6 +41,7 @@ from mpirt.distributed.control_pb2 import (
     ExtendSession,
     InstructionDef,
     LargeConstant,
+    PacketDef,
     ProgramDef,
     TensorSpec,
     TransferDef,
@@ -244,6 +246,9 @@ def program_def(program: Program) -> ProgramDef:
         transfer = TransferDef(index=index, tensor=spec, src_rank=t.src_rank, dst_rank=t.dst_rank, src=str(t.src))
         transfer.MergeFrom(TransferDef(reason=t.reason, in_place=t.in_place))
         message.transfers.append(transfer)
+    for packet in program.packets:
+        if packet[0].index in transfers:  # else of other ranks
+            message.packets.append(PacketDef(transfers=[transfers[t.index] for t in packet]))
     return message
 
 
@@ -297,6 +302,7 @@ class _Reader:
             program.constants.append((self._slot(c.slot), op, self._item(self._devices, c.device, "device")))
         program.instructions = [self._instruction(i) for i in self._message.instructions]
         program.transfers = self._transfers
+        program.packets = self._packets(program.instructions)
         program.frees = frees_after_last_use(program)
         return program
 
@@ -396,6 +402,22 @@ class _Reader:
             dtype, shape = _read_spec(t.tensor)
         static = None if shape is None or None in shape else tuple([size for size in shape if size is not None])
         return Transfer(t.index, t.tensor.name, dtype, static, t.src_rank, t.dst_rank, _task(t.src), t.reason, t.in_place)
+
+    def _packets(self, instructions: Sequence[Instruction]) -> list[tuple[Transfer, ...]]:
+        packets = [tuple([self._item(self._transfers, n, "transfer") for n in p.transfers]) for p in self._message.packets]
+        numbers = [t.index for packet in packets for t in packet]
+        if len(set(numbers)) < len(numbers):
+            raise _malformed("a transfer is in two packets")
+        sent = [i.transfer.index for i in instructions if isinstance(i, Send)]
+        for packet in packets:
+            if len(packet) < 2 or not all(map(is_small, packet)) or sum(map(packed_nbytes, packet)) > PACKET_NBYTES:
+                raise _malformed(f"a packet of {len(packet)} transfers is too short or too large")
+            if len({(t.src_rank, t.dst_rank) for t in packet}) > 1:
+                raise _malformed("a packet goes from one rank to one rank")
+            order = [t.index for t in packet]
+            if packet[0].src_rank == self._rank and [n for n in sent if n in order] != order:
+                raise _malformed("the transfers of a packet are not sent in its order")
+        return packets
 
     def _slot(self, slot: int) -> int:
         if not 0 <= slot < self._num_slots:

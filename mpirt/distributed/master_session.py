@@ -157,7 +157,8 @@ class MasterSession:
             if signature.ranks:
                 return self._run_with_others(signature, arrays, deadline)
             try:
-                values = signature.executor.run(arrays, block=partial(self._block, deadline, None))
+                block = self._block if deadline is None else partial(self._block, deadline=deadline)
+                values = signature.executor.run(arrays, block=block)
             except StepFailed as failed:
                 assert failed.failure is not None
                 raise failed.failure.error from failed.__cause__
@@ -248,7 +249,7 @@ class MasterSession:
     def _run_part(self, executor: Executor, arrays: dict[int, Any], step: Step, deadline: Deadline | None) -> list[Any] | None:
         """What this rank does of the step."""
         try:
-            return executor.run(arrays, block=partial(self._block, deadline, step))
+            return executor.run(arrays, block=partial(self._block, deadline=deadline, step=step))
         except StepFailed as failed:
             if failed.failure is not None:
                 error = failed.failure.error
@@ -257,7 +258,7 @@ class MasterSession:
                 step.fail(error)
             return None
 
-    def _block(self, deadline: Deadline | None, step: Step | None, pending: Pending) -> None:
+    def _block(self, pending: Pending, deadline: Deadline | None = None, step: Step | None = None) -> None:
         """Wait for what this rank's part of a step is blocked on."""
         pending.on_ready = self._plane.progress.ring
 

@@ -132,7 +132,7 @@ def traffic_of(program: Program, memory: Sequence[int]) -> dict[str, int]:
     in_windows = [path_of(t, memory).window for t in program.transfers]
     sizes = [t.nbytes or 0 for t in program.transfers]
     return {
-        "messages": len(sizes),
+        "messages": len(sizes) - sum(len(packet) - 1 for packet in program.packets),
         "nbytes": sum(WORD_NBYTES if window else nbytes for nbytes, window in zip(sizes, in_windows, strict=True)),
         "window_nbytes": sum(nbytes for nbytes, window in zip(sizes, in_windows, strict=True) if window),
     }

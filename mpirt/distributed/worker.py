@@ -26,7 +26,7 @@ import numpy as np
 from mpirt import errors
 from mpirt.cluster.task import Task
 from mpirt.compiler.placer import DeviceName, device_name
-from mpirt.compiler.program import Program, Run
+from mpirt.compiler.program import Program
 from mpirt.distributed.control import ControlPlane, Kind, to_record
 from mpirt.distributed.control_pb2 import (
     CancelStep,
@@ -52,7 +52,6 @@ from mpirt.runtime.resources import ResourceManager
 from mpirt.transport.base import Request
 
 _SHORT_S = 300e-6  # a program that took less time runs in whatever thread received the message
-_PYTHON = ("PyFunc", "PyFuncStateless")
 
 
 class Worker:
@@ -312,7 +311,7 @@ class _Program:
         self._first = executor
         self.num_tags = max((t.index for t in program.transfers), default=0) + 1
         self.has_messages = bool(program.transfers)
-        self._calls_python = executor.has_bodies or any(isinstance(i, Run) and i.op.type in _PYTHON for i in program.instructions)
+        self._calls_python = executor.has_bodies or executor.calls_python
 
     def executor(self, tag: int) -> Executor:
         """A new executor, for the steps with this tag."""

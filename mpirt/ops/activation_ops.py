@@ -50,12 +50,12 @@ def relu(features: Any, name: str | None = None) -> Tensor:
 _register("Relu", REAL)
 
 
-@register_kernel("Relu")
+@register_kernel("Relu", memory="own")
 def _relu(ctx: KernelContext, x: Any) -> Any:
     return ctx.xp.maximum(x, x.dtype.type(0))
 
 
-@register_kernel("ReluGrad")
+@register_kernel("ReluGrad", memory="own")
 def _relu_grad_kernel(ctx: KernelContext, dy: Any, x: Any) -> Any:
     return ctx.xp.multiply(dy, x > 0)
 
@@ -79,12 +79,12 @@ def relu6(features: Any, name: str | None = None) -> Tensor:
 _register("Relu6", REAL)
 
 
-@register_kernel("Relu6")
+@register_kernel("Relu6", memory="own")
 def _relu6(ctx: KernelContext, x: Any) -> Any:
     return ctx.xp.minimum(ctx.xp.maximum(x, x.dtype.type(0)), x.dtype.type(6))
 
 
-@register_kernel("Relu6Grad")
+@register_kernel("Relu6Grad", memory="own")
 def _relu6_grad_kernel(ctx: KernelContext, dy: Any, x: Any) -> Any:
     return ctx.xp.multiply(dy, (x > 0) & (x < 6))
 
@@ -113,12 +113,12 @@ def leaky_relu(features: Any, alpha: Any = 0.2, name: str | None = None) -> Tens
 _register("LeakyRelu", attrs={"alpha": ("float", float(np.float32(0.2))), "T": ("type", dtypes.float32)})
 
 
-@register_kernel("LeakyRelu")
+@register_kernel("LeakyRelu", memory="own")
 def _leaky_relu(ctx: KernelContext, x: Any, *, alpha: float) -> Any:
     return ctx.xp.where(x > 0, x, x * x.dtype.type(alpha))
 
 
-@register_kernel("LeakyReluGrad")
+@register_kernel("LeakyReluGrad", memory="own")
 def _leaky_relu_grad_kernel(ctx: KernelContext, dy: Any, x: Any, *, alpha: float) -> Any:
     return ctx.xp.where(x > 0, dy, dy * dy.dtype.type(alpha))
 
@@ -151,7 +151,7 @@ def elu(features: Any, name: str | None = None) -> Tensor:
 _register("Elu", value="outputs")
 
 
-@register_kernel("Elu")
+@register_kernel("Elu", memory="own")
 def _elu(ctx: KernelContext, x: Any) -> Any:
     zero = x.dtype.type(0)
     y = ctx.xp.expm1(ctx.xp.minimum(x, zero))
@@ -159,7 +159,7 @@ def _elu(ctx: KernelContext, x: Any) -> Any:
     return y
 
 
-@register_kernel("EluGrad")
+@register_kernel("EluGrad", memory="own")
 def _elu_grad_kernel(ctx: KernelContext, dy: Any, y: Any) -> Any:
     z = ctx.xp.minimum(y, y.dtype.type(0))
     z += y.dtype.type(1)
@@ -192,7 +192,7 @@ def selu(features: Any, name: str | None = None) -> Tensor:
 _register("Selu", value="outputs")
 
 
-@register_kernel("Selu")
+@register_kernel("Selu", memory="own")
 def _selu(ctx: KernelContext, x: Any) -> Any:
     kind = x.dtype.type
     y = ctx.xp.expm1(ctx.xp.minimum(x, kind(0)))
@@ -201,7 +201,7 @@ def _selu(ctx: KernelContext, x: Any) -> Any:
     return y
 
 
-@register_kernel("SeluGrad")
+@register_kernel("SeluGrad", memory="own")
 def _selu_grad_kernel(ctx: KernelContext, dy: Any, y: Any) -> Any:
     kind = y.dtype.type
     return dy * ctx.xp.where(y < 0, y + kind(_SELU_SCALE * _SELU_ALPHA), kind(_SELU_SCALE))
@@ -229,7 +229,7 @@ def softplus(features: Any, name: str | None = None) -> Tensor:
 _register("Softplus")
 
 
-@register_kernel("Softplus")
+@register_kernel("Softplus", memory="own")
 def _softplus(ctx: KernelContext, x: Any) -> Any:
     xp = ctx.xp
     y = xp.log1p(xp.exp(-xp.absolute(x)))
@@ -237,7 +237,7 @@ def _softplus(ctx: KernelContext, x: Any) -> Any:
     return y
 
 
-@register_kernel("SoftplusGrad")
+@register_kernel("SoftplusGrad", memory="own")
 def _softplus_grad_kernel(ctx: KernelContext, dy: Any, x: Any) -> Any:
     y = ctx.xp.exp(-x)
     y += x.dtype.type(1)
@@ -264,14 +264,14 @@ def softsign(features: Any, name: str | None = None) -> Tensor:
 _register("Softsign")
 
 
-@register_kernel("Softsign")
+@register_kernel("Softsign", memory="own")
 def _softsign(ctx: KernelContext, x: Any) -> Any:
     y = ctx.xp.absolute(x)
     y += x.dtype.type(1)
     return ctx.xp.true_divide(x, y)
 
 
-@register_kernel("SoftsignGrad")
+@register_kernel("SoftsignGrad", memory="own")
 def _softsign_grad_kernel(ctx: KernelContext, dy: Any, x: Any) -> Any:
     y = ctx.xp.absolute(x)
     y += x.dtype.type(1)

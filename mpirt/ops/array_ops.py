@@ -48,7 +48,7 @@ def _shape_shape(ctx: ShapeContext) -> list[Shape]:
     return [(None if known is None else len(known),)]
 
 
-@register_kernel("Shape", host=("output",))
+@register_kernel("Shape", host=("output",), memory="own")
 def _shape(ctx: KernelContext, x: Any, *, out_type: DType) -> Any:
     return np.array(x.shape, out_type.np_dtype)
 
@@ -64,7 +64,7 @@ def _shape_n_shape(ctx: ShapeContext) -> list[Shape]:
     return [(None if s is None else len(s),) for s in ctx.shapes("input")]
 
 
-@register_kernel("ShapeN", host=("output",))
+@register_kernel("ShapeN", host=("output",), memory="own")
 def _shape_n(ctx: KernelContext, *xs: Any, out_type: DType) -> Any:
     return [np.array(x.shape, out_type.np_dtype) for x in xs]
 
@@ -84,7 +84,7 @@ def _size_shape(ctx: ShapeContext) -> list[Shape]:
     return [()]
 
 
-@register_kernel("Size", host=("output",))
+@register_kernel("Size", host=("output",), memory="own")
 def _size(ctx: KernelContext, x: Any, *, out_type: DType) -> Any:
     return np.array(x.size, out_type.np_dtype)
 
@@ -103,7 +103,7 @@ def _rank_shape(ctx: ShapeContext) -> list[Shape]:
     return [()]
 
 
-@register_kernel("Rank", host=("output",))
+@register_kernel("Rank", host=("output",), memory="own")
 def _rank(ctx: KernelContext, x: Any) -> Any:
     return np.array(x.ndim, np.int32)
 
@@ -150,7 +150,7 @@ def _reshape_shape(ctx: ShapeContext) -> list[Shape]:
     return [sizes]
 
 
-@register_kernel("Reshape", host=("shape",))
+@register_kernel("Reshape", host=("shape",), memory="view")
 def _reshape(ctx: KernelContext, x: Any, sizes: Any) -> Any:
     wanted = sizes.reshape(-1).tolist()
     if 0 in wanted and -1 in wanted and x.size == 0:
@@ -195,7 +195,7 @@ def _expand_dims_shape(ctx: ShapeContext) -> list[Shape]:
     return [(*known[:axis], 1, *known[axis:])]
 
 
-@register_kernel("ExpandDims", host=("dim",))
+@register_kernel("ExpandDims", host=("dim",), memory="view")
 def _expand_dims(ctx: KernelContext, x: Any, dim: Any) -> Any:
     return ctx.xp.expand_dims(x, axis_of(ctx, dim.reshape(()), x.ndim + 1))
 
@@ -222,7 +222,7 @@ def _squeeze_shape(ctx: ShapeContext) -> list[Shape]:
     return [tuple(d for i, d in enumerate(known) if i not in axes)]
 
 
-@register_kernel("Squeeze")
+@register_kernel("Squeeze", memory="view")
 def _squeeze(ctx: KernelContext, x: Any, *, squeeze_dims: list[int]) -> Any:
     axes = {axis_of(ctx, d, x.ndim) for d in squeeze_dims} if squeeze_dims else {i for i, d in enumerate(x.shape) if d == 1}
     if any(x.shape[a] != 1 for a in axes):
@@ -299,7 +299,7 @@ def _transposed(ctx: KernelContext, x: Any, perm: Any) -> Any:
         ) from None
 
 
-@register_kernel("Transpose", host=("perm",))
+@register_kernel("Transpose", host=("perm",), memory="view")
 def _transpose(ctx: KernelContext, x: Any, perm: Any) -> Any:
     return _transposed(ctx, x, perm)
 
@@ -365,7 +365,7 @@ def _fill_shape(ctx: ShapeContext) -> list[Shape]:
     return [ctx.const_shape("dims")]
 
 
-@register_kernel("Fill", host=("dims",))
+@register_kernel("Fill", host=("dims",), memory="own")
 def _fill(ctx: KernelContext, dims: Any, value: Any) -> Any:
     return ctx.xp.full(sizes_of(ctx, dims, "dims"), value, value.dtype)
 
@@ -428,12 +428,12 @@ def _like_shape(ctx: ShapeContext) -> list[Shape]:
     return [ctx.shape("x")]
 
 
-@register_kernel("ZerosLike")
+@register_kernel("ZerosLike", memory="own")
 def _zeros_like(ctx: KernelContext, x: Any) -> Any:
     return ctx.xp.zeros(x.shape, x.dtype) if x.dtype != object else np.full(x.shape, b"", object)
 
 
-@register_kernel("OnesLike")
+@register_kernel("OnesLike", memory="own")
 def _ones_like(ctx: KernelContext, x: Any) -> Any:
     return ctx.xp.ones(x.shape, x.dtype)
 

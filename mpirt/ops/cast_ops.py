@@ -41,7 +41,7 @@ def _cast_shape(ctx: ShapeContext) -> list[Shape]:
     return [ctx.shape("x")]
 
 
-@register_kernel("Cast")
+@register_kernel("Cast", memory="view")
 def _cast(ctx: KernelContext, x: Any, *, DstT: DType) -> Any:
     wanted = DstT.np_dtype
     if x.dtype.kind == "c" and wanted.kind not in "cb":
@@ -77,7 +77,7 @@ def _bitcast_shape(ctx: ShapeContext) -> list[Shape]:
     return [shape[:-1]]
 
 
-@register_kernel("Bitcast")
+@register_kernel("Bitcast", memory="view")
 def _bitcast(ctx: KernelContext, x: Any, *, type: DType) -> Any:
     shape, old, new = x.shape, x.dtype.itemsize, type.size
     out = ctx.xp.ascontiguousarray(x).reshape(-1).view(type.np_dtype)

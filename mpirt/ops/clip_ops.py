@@ -63,7 +63,7 @@ def _clip_shape(ctx: ShapeContext) -> list[Shape]:
     return [t]
 
 
-@register_kernel("ClipByValue")
+@register_kernel("ClipByValue", memory="own")
 def _clip(ctx: KernelContext, t: Any, low: Any, high: Any) -> Any:
     out = ctx.xp.minimum(ctx.xp.maximum(t, low), high)
     if out.shape != t.shape:

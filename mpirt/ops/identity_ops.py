@@ -85,7 +85,7 @@ def identity(input: Any, name: str | None = None) -> Tensor:
 register_op("Identity", inputs=["input: T"], outputs=["output: T"], T=ALL)(_same_shape)
 
 
-@register_kernel("Identity", "PlaceholderWithDefault")
+@register_kernel("Identity", "PlaceholderWithDefault", memory="view")
 def _identity(ctx: KernelContext, x: Any) -> Any:
     return x
 
@@ -165,7 +165,7 @@ def _check_numerics_shape(ctx: ShapeContext) -> list[Shape]:
     return [ctx.shape("tensor")]
 
 
-@register_kernel("CheckNumerics", "CheckNumericsV2")
+@register_kernel("CheckNumerics", "CheckNumericsV2", memory="view")
 def _check_numerics(ctx: KernelContext, x: Any, *, message: str) -> Any:
     xp = ctx.xp
     if bool(xp.isfinite(x).all()):
@@ -195,7 +195,7 @@ def _ensure_shape_shape(ctx: ShapeContext) -> list[Shape]:
     return [merge(ctx.shape("input"), ctx.attr("shape"))]
 
 
-@register_kernel("EnsureShape")
+@register_kernel("EnsureShape", memory="view")
 def _ensure_shape(ctx: KernelContext, x: Any, *, shape: Shape) -> Any:
     if shape is not None and (len(shape) != x.ndim or any(s not in (None, d) for s, d in zip(shape, x.shape, strict=True))):
         raise errors.InvalidArgumentError(

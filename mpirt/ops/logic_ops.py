@@ -59,14 +59,14 @@ for _name in ("Equal", "NotEqual"):
     )(_equal_shape)
 
 
-@register_kernel("Equal")
+@register_kernel("Equal", memory="own")
 def _equal(ctx: KernelContext, x: Any, y: Any, *, incompatible_shape_error: bool) -> Any:
     if not incompatible_shape_error and not _fits(x, y):
         return ctx.xp.zeros((), bool)
     return _boolean(ctx.xp.equal(x, y))
 
 
-@register_kernel("NotEqual")
+@register_kernel("NotEqual", memory="own")
 def _not_equal(ctx: KernelContext, x: Any, y: Any, *, incompatible_shape_error: bool) -> Any:
     if not incompatible_shape_error and not _fits(x, y):
         return ctx.xp.ones((), bool)
@@ -118,7 +118,7 @@ def _approximate_equal_shape(ctx: ShapeContext) -> list[Shape]:
     return [merge(ctx.shape("x"), ctx.shape("y"))]
 
 
-@register_kernel("ApproximateEqual")
+@register_kernel("ApproximateEqual", memory="own")
 def _approximate_equal(ctx: KernelContext, x: Any, y: Any, *, tolerance: float) -> Any:
     # The smaller is taken from the larger, since unsigned integers have no negative difference.
     distance = abs(x - y) if x.dtype.kind == "c" else ctx.xp.maximum(x, y) - ctx.xp.minimum(x, y)
@@ -178,12 +178,12 @@ register_op("Invert", inputs=["x: T"], outputs=["y: T"], T=INTEGER)(_same_shape)
 register_direct_kernel("invert", "Invert")
 
 
-@register_kernel("LeftShift")
+@register_kernel("LeftShift", memory="own")
 def _left_shift(ctx: KernelContext, x: Any, y: Any) -> Any:
     return ctx.xp.left_shift(x, _within_width(ctx, y))
 
 
-@register_kernel("RightShift")
+@register_kernel("RightShift", memory="own")
 def _right_shift(ctx: KernelContext, x: Any, y: Any) -> Any:
     return ctx.xp.right_shift(x, _within_width(ctx, y))
 

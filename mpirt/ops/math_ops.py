@@ -93,7 +93,7 @@ _register("AddV2", NUMERIC, "add")
 _register("Add", (*NUMERIC, dtypes.string))
 
 
-@register_kernel("Add")
+@register_kernel("Add", memory="own")
 def _add(ctx: KernelContext, x: Any, y: Any) -> Any:
     if x.dtype == object:
         return np.asarray(x + y, object)
@@ -191,7 +191,7 @@ def div(x: Any, y: Any, name: str | None = None) -> Tensor:
 _register("Div", NUMERIC)
 
 
-@register_kernel("Div")
+@register_kernel("Div", memory="own")
 def _div(ctx: KernelContext, x: Any, y: Any) -> Any:
     return _truncate_div(ctx, x, y) if x.dtype.kind in "iu" else ctx.xp.true_divide(x, y)
 
@@ -218,7 +218,7 @@ def floor_div(x: Any, y: Any, name: str | None = None) -> Tensor:
 _register("FloorDiv", REAL)
 
 
-@register_kernel("FloorDiv")
+@register_kernel("FloorDiv", memory="own")
 def _floor_div(ctx: KernelContext, x: Any, y: Any) -> Any:
     if x.dtype.kind == "f":
         # numpy's floor_divide goes by way of the remainder, so that 1.0 // 0.1 is 9; TensorFlow's answer is 10.
@@ -235,7 +235,7 @@ def truncatediv(x: Any, y: Any, name: str | None = None) -> Tensor:
 _register("TruncateDiv", REAL)
 
 
-@register_kernel("TruncateDiv")
+@register_kernel("TruncateDiv", memory="own")
 def _truncate_div(ctx: KernelContext, x: Any, y: Any) -> Any:
     if x.dtype.kind == "f":
         return ctx.xp.trunc(ctx.xp.true_divide(x, y))
@@ -262,7 +262,7 @@ def mod(x: Any, y: Any, name: str | None = None) -> Tensor:
 _register("FloorMod", REAL)
 
 
-@register_kernel("FloorMod")
+@register_kernel("FloorMod", memory="own")
 def _floor_mod(ctx: KernelContext, x: Any, y: Any) -> Any:
     _check_divisor(ctx, y)
     if ctx.xp is not np and x.dtype.kind == "f":
@@ -288,7 +288,7 @@ _register("TruncateMod", _MOD_TYPES)
 _register("Mod", _MOD_TYPES)
 
 
-@register_kernel("TruncateMod", "Mod")
+@register_kernel("TruncateMod", "Mod", memory="own")
 def _truncate_mod(ctx: KernelContext, x: Any, y: Any) -> Any:
     _check_divisor(ctx, y)
     return ctx.xp.fmod(x, y)
@@ -308,7 +308,7 @@ def div_no_nan(x: Any, y: Any, name: str | None = None) -> Tensor:
 _register("DivNoNan", FLOATING + COMPLEX)
 
 
-@register_kernel("DivNoNan")
+@register_kernel("DivNoNan", memory="own")
 def _div_no_nan(ctx: KernelContext, x: Any, y: Any) -> Any:
     return ctx.xp.where(y == 0, x.dtype.type(0), ctx.xp.true_divide(x, y))
 
@@ -328,7 +328,7 @@ def multiply_no_nan(x: Any, y: Any, name: str | None = None) -> Tensor:
 _register("MulNoNan", FLOATING + COMPLEX)
 
 
-@register_kernel("MulNoNan")
+@register_kernel("MulNoNan", memory="own")
 def _mul_no_nan(ctx: KernelContext, x: Any, y: Any) -> Any:
     return ctx.xp.where(y == 0, x.dtype.type(0), ctx.xp.multiply(x, y))
 
@@ -350,7 +350,7 @@ def pow(x: Any, y: Any, name: str | None = None) -> Tensor:
 _register("Pow", (*FLOATING, dtypes.int8, dtypes.int16, dtypes.int32, dtypes.int64, *COMPLEX))
 
 
-@register_kernel("Pow")
+@register_kernel("Pow", memory="own")
 def _pow(ctx: KernelContext, x: Any, y: Any) -> Any:
     if ctx.xp is np:
         if y.dtype.kind == "i" and np.any(y < 0):
@@ -397,17 +397,17 @@ for _name in ("Xdivy", "Xlogy", "Xlog1py"):
     _register(_name, FLOATING + COMPLEX)
 
 
-@register_kernel("Xdivy")
+@register_kernel("Xdivy", memory="own")
 def _xdivy(ctx: KernelContext, x: Any, y: Any) -> Any:
     return ctx.xp.where(x == 0, x.dtype.type(0), ctx.xp.true_divide(x, y))
 
 
-@register_kernel("Xlogy")
+@register_kernel("Xlogy", memory="own")
 def _xlogy(ctx: KernelContext, x: Any, y: Any) -> Any:
     return ctx.xp.where(x == 0, x.dtype.type(0), x * ctx.xp.log(y))
 
 
-@register_kernel("Xlog1py")
+@register_kernel("Xlog1py", memory="own")
 def _xlog1py(ctx: KernelContext, x: Any, y: Any) -> Any:
     return ctx.xp.where(x == 0, x.dtype.type(0), x * ctx.xp.log1p(y))
 
@@ -480,7 +480,7 @@ def squared_difference(x: Any, y: Any, name: str | None = None) -> Tensor:
 _register("SquaredDifference", (*FLOATING, dtypes.int32, dtypes.int64, *COMPLEX))
 
 
-@register_kernel("SquaredDifference")
+@register_kernel("SquaredDifference", memory="own")
 def _squared_difference(ctx: KernelContext, x: Any, y: Any) -> Any:
     d = ctx.xp.subtract(x, y)
     d *= d if d.dtype.kind != "c" else ctx.xp.conjugate(d)
@@ -567,7 +567,7 @@ def _accumulate_n_shape(ctx: ShapeContext) -> list[Shape]:
     return [merge(ctx.attr("shape"), _add_n_shape(ctx)[0])]
 
 
-@register_kernel("AddN", "AccumulateNV2")
+@register_kernel("AddN", "AccumulateNV2", memory="view")
 def _add_n(ctx: KernelContext, *inputs: Any) -> Any:
     first = inputs[0]
     if len(inputs) == 1:

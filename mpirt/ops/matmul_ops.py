@@ -117,7 +117,7 @@ def _check_inner(k_a: int | None, k_b: int | None, a: Shape, b: Shape) -> None:
         )
 
 
-@register_kernel("MatMul")
+@register_kernel("MatMul", memory="own")
 def _matmul(ctx: KernelContext, a: Any, b: Any, *, transpose_a: bool, transpose_b: bool) -> Any:
     if transpose_a:
         a = a.T
@@ -179,7 +179,7 @@ register_op(
 )(_batch_shape)  # fmt: skip
 
 
-@register_kernel("BatchMatMul", "BatchMatMulV2")
+@register_kernel("BatchMatMul", "BatchMatMulV2", memory="own")
 def _batch_matmul(ctx: KernelContext, x: Any, y: Any, *, adj_x: bool, adj_y: bool) -> Any:
     if adj_x:
         x = _adjoint(ctx, x)
@@ -194,7 +194,7 @@ def _batch_matmul(ctx: KernelContext, x: Any, y: Any, *, adj_x: bool, adj_y: boo
     return ctx.xp.matmul(x, y)
 
 
-@register_kernel("BatchMatMulV3")
+@register_kernel("BatchMatMulV3", memory="own")
 def _batch_matmul_v3(ctx: KernelContext, x: Any, y: Any, *, Tout: DType, adj_x: bool, adj_y: bool) -> Any:
     return _batch_matmul(
         ctx, x.astype(Tout.np_dtype, copy=False), y.astype(Tout.np_dtype, copy=False), adj_x=adj_x, adj_y=adj_y

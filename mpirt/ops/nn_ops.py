@@ -100,7 +100,7 @@ def _row_sum(ctx: KernelContext, x: Any) -> Any:
     return x.sum(axis=-1, keepdims=True)
 
 
-@register_kernel("Softmax")
+@register_kernel("Softmax", memory="own")
 def _softmax(ctx: KernelContext, x: Any) -> Any:
     y = _shifted(ctx, x)
     ctx.xp.exp(y, out=y)
@@ -108,7 +108,7 @@ def _softmax(ctx: KernelContext, x: Any) -> Any:
     return y
 
 
-@register_kernel("LogSoftmax")
+@register_kernel("LogSoftmax", memory="own")
 def _log_softmax(ctx: KernelContext, x: Any) -> Any:
     y = _shifted(ctx, x)
     y -= ctx.xp.log(_row_sum(ctx, ctx.xp.exp(y)))
@@ -207,7 +207,7 @@ def _softmax_cross_entropy_shape(ctx: ShapeContext) -> list[Shape]:
     return [(rows,), (rows, classes)]
 
 
-@register_kernel("SoftmaxCrossEntropyWithLogits")
+@register_kernel("SoftmaxCrossEntropyWithLogits", memory="own")
 def _softmax_cross_entropy_kernel(ctx: KernelContext, x: Any, labels: Any) -> Any:
     xp = ctx.xp
     if x.shape != labels.shape:
@@ -320,7 +320,7 @@ def _sparse_cross_entropy_shape(ctx: ShapeContext) -> list[Shape]:
     return [merged, (merged[0], classes)]
 
 
-@register_kernel("SparseSoftmaxCrossEntropyWithLogits")
+@register_kernel("SparseSoftmaxCrossEntropyWithLogits", memory="own")
 def _sparse_cross_entropy_kernel(ctx: KernelContext, x: Any, labels: Any) -> Any:
     xp = ctx.xp
     if x.ndim != 2 or labels.shape != x.shape[:1]:
@@ -445,7 +445,7 @@ register_op("BiasAdd", inputs=["value: T", "bias: T"], outputs=["output: T"], at
 register_op("BiasAddV1", inputs=["value: T", "bias: T"], outputs=["output: T"], T=NUMERIC)(_bias_add_shape)
 
 
-@register_kernel("BiasAdd")
+@register_kernel("BiasAdd", memory="own")
 def _bias_add(ctx: KernelContext, x: Any, bias: Any, *, data_format: str) -> Any:
     axis = 1 if data_format == "NCHW" else x.ndim - 1
     if bias.ndim != 1 or x.ndim < 2 or x.shape[axis] != bias.shape[0]:
@@ -458,7 +458,7 @@ def _bias_add(ctx: KernelContext, x: Any, bias: Any, *, data_format: str) -> Any
     return ctx.xp.add(x, bias.reshape((-1,) + (1,) * (x.ndim - 2)))
 
 
-@register_kernel("BiasAddV1")
+@register_kernel("BiasAddV1", memory="own")
 def _bias_add_v1(ctx: KernelContext, x: Any, bias: Any) -> Any:
     return _bias_add(ctx, x, bias, data_format="NHWC")
 
@@ -478,7 +478,7 @@ def _bias_add_grad_shape(ctx: ShapeContext) -> list[Shape]:
     return [(shape[1 if ctx.attr("data_format") == "NCHW" else -1],)]
 
 
-@register_kernel("BiasAddGrad")
+@register_kernel("BiasAddGrad", memory="own")
 def _bias_add_grad_kernel(ctx: KernelContext, dy: Any, *, data_format: str) -> Any:
     channel = 1 if data_format == "NCHW" else dy.ndim - 1
     return dy.sum(axis=tuple(i for i in range(dy.ndim) if i != channel), dtype=dy.dtype)
@@ -517,7 +517,7 @@ def _l2_loss_shape(ctx: ShapeContext) -> list[Shape]:
     return [()]
 
 
-@register_kernel("L2Loss")
+@register_kernel("L2Loss", memory="own")
 def _l2_loss(ctx: KernelContext, t: Any) -> Any:
     flat = t.ravel() if t.dtype != np.float16 else t.ravel().astype(np.float32)
     return (ctx.xp.dot(flat, flat) * flat.dtype.type(0.5)).astype(t.dtype, copy=False)

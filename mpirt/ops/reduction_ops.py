@@ -112,7 +112,7 @@ def reduce_sum(
 _register("Sum", NUMERIC)
 
 
-@register_kernel("Sum", host=("reduction_indices",))
+@register_kernel("Sum", host=("reduction_indices",), memory="own")
 def _sum(ctx: KernelContext, x: Any, axes: Any, *, keep_dims: bool) -> Any:
     return x.sum(axis=_axes_of(ctx, x, axes), dtype=x.dtype, keepdims=keep_dims)
 
@@ -187,7 +187,7 @@ def reduce_mean(
 _register("Mean", NUMERIC)
 
 
-@register_kernel("Mean", host=("reduction_indices",))
+@register_kernel("Mean", host=("reduction_indices",), memory="own")
 def _mean(ctx: KernelContext, x: Any, axes: Any, *, keep_dims: bool) -> Any:
     found = _axes_of(ctx, x, axes)
     count = 1
@@ -235,7 +235,7 @@ def reduce_prod(
 _register("Prod", NUMERIC)
 
 
-@register_kernel("Prod", host=("reduction_indices",))
+@register_kernel("Prod", host=("reduction_indices",), memory="own")
 def _prod(ctx: KernelContext, x: Any, axes: Any, *, keep_dims: bool) -> Any:
     return x.prod(axis=_axes_of(ctx, x, axes), dtype=x.dtype, keepdims=keep_dims)
 
@@ -295,7 +295,7 @@ _register("Max", REAL)
 _register("Min", REAL)
 
 
-@register_kernel("Max", host=("reduction_indices",))
+@register_kernel("Max", host=("reduction_indices",), memory="own")
 def _max(ctx: KernelContext, x: Any, axes: Any, *, keep_dims: bool) -> Any:
     found = _axes_of(ctx, x, axes)
     if x.size:
@@ -303,7 +303,7 @@ def _max(ctx: KernelContext, x: Any, axes: Any, *, keep_dims: bool) -> Any:
     return _of_nothing(ctx, x, found, keep_dims, -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min)
 
 
-@register_kernel("Min", host=("reduction_indices",))
+@register_kernel("Min", host=("reduction_indices",), memory="own")
 def _min(ctx: KernelContext, x: Any, axes: Any, *, keep_dims: bool) -> Any:
     found = _axes_of(ctx, x, axes)
     if x.size:
@@ -356,12 +356,12 @@ _register("All", None)
 _register("Any", None)
 
 
-@register_kernel("All", host=("reduction_indices",))
+@register_kernel("All", host=("reduction_indices",), memory="own")
 def _all(ctx: KernelContext, x: Any, axes: Any, *, keep_dims: bool) -> Any:
     return x.all(axis=_axes_of(ctx, x, axes), keepdims=keep_dims)
 
 
-@register_kernel("Any", host=("reduction_indices",))
+@register_kernel("Any", host=("reduction_indices",), memory="own")
 def _any(ctx: KernelContext, x: Any, axes: Any, *, keep_dims: bool) -> Any:
     return x.any(axis=_axes_of(ctx, x, axes), keepdims=keep_dims)
 
@@ -415,7 +415,7 @@ def reduce_euclidean_norm(input_tensor: Any, axis: Any = None, keepdims: bool = 
 _register("EuclideanNorm", NUMERIC)
 
 
-@register_kernel("EuclideanNorm", host=("reduction_indices",))
+@register_kernel("EuclideanNorm", host=("reduction_indices",), memory="own")
 def _euclidean_norm(ctx: KernelContext, x: Any, axes: Any, *, keep_dims: bool) -> Any:
     xp = ctx.xp
     squares = (x * xp.conjugate(x)).real if x.dtype.kind == "c" else xp.square(x)
@@ -497,12 +497,12 @@ for _name, _axis_types, _output_types in (
     )(_position_shape)  # fmt: skip
 
 
-@register_kernel("ArgMax", host=("dimension",))
+@register_kernel("ArgMax", host=("dimension",), memory="own")
 def _arg_max(ctx: KernelContext, x: Any, axis: Any, *, output_type: DType) -> Any:
     return x.argmax(axis=_position_axis(ctx, x, axis)).astype(output_type.np_dtype, copy=False)
 
 
-@register_kernel("ArgMin", host=("dimension",))
+@register_kernel("ArgMin", host=("dimension",), memory="own")
 def _arg_min(ctx: KernelContext, x: Any, axis: Any, *, output_type: DType) -> Any:
     return x.argmin(axis=_position_axis(ctx, x, axis)).astype(output_type.np_dtype, copy=False)
 

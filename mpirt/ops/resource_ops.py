@@ -94,12 +94,12 @@ def _assign_add_variable_shape(ctx: ShapeContext) -> list[Shape]:
     return []
 
 
-@register_kernel("AssignAddVariableOp")
+@register_kernel("AssignAddVariableOp", memory="own")
 def _assign_add_variable(ctx: KernelContext, cell: VariableCell, value: Any) -> None:
     add_to(ctx, cell, value)
 
 
-@register_kernel("AssignSubVariableOp")
+@register_kernel("AssignSubVariableOp", memory="own")
 def _assign_sub_variable(ctx: KernelContext, cell: VariableCell, value: Any) -> None:
     subtract_from(ctx, cell, value)
 

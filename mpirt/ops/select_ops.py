@@ -63,7 +63,7 @@ def _select_shape(ctx: ShapeContext) -> list[Shape]:
     return [merge(condition, out)]
 
 
-@register_kernel("Select")
+@register_kernel("Select", memory="own")
 def _select(ctx: KernelContext, condition: Any, x: Any, y: Any) -> Any:
     if x.shape != y.shape or (condition.shape not in ((), x.shape) and condition.shape != x.shape[:1]):
         raise errors.InvalidArgumentError(
@@ -89,7 +89,7 @@ def _select_v2_shape(ctx: ShapeContext) -> list[Shape]:
     return [broadcast(ctx.shape("condition"), broadcast(ctx.shape("t"), ctx.shape("e")))]
 
 
-@register_kernel("SelectV2")
+@register_kernel("SelectV2", memory="own")
 def _select_v2(ctx: KernelContext, condition: Any, x: Any, y: Any) -> Any:
     try:
         return ctx.xp.where(condition, x, y)

@@ -326,13 +326,13 @@ def _assign_add_shape(ctx: ShapeContext) -> list[Shape]:
     return [merge(ctx.shape("ref"), ctx.shape("value"))]
 
 
-@register_kernel("AssignAdd")
+@register_kernel("AssignAdd", memory="own")
 def _assign_add(ctx: KernelContext, ref: VariableCell, value: Any) -> VariableCell:
     add_to(ctx, ref, value)
     return ref
 
 
-@register_kernel("AssignSub")
+@register_kernel("AssignSub", memory="own")
 def _assign_sub(ctx: KernelContext, ref: VariableCell, value: Any) -> VariableCell:
     subtract_from(ctx, ref, value)
     return ref

@@ -55,7 +55,7 @@ def _broadcast_to_shape(ctx: ShapeContext) -> list[Shape]:
     return [target]
 
 
-@register_kernel("BroadcastTo", host=("shape",))
+@register_kernel("BroadcastTo", host=("shape",), memory="own")
 def _broadcast_to(ctx: KernelContext, x: Any, target: Any) -> Any:
     sizes = sizes_of(ctx, target)
     try:
@@ -390,7 +390,7 @@ def _reverse_v2_shape(ctx: ShapeContext) -> list[Shape]:
     return [known]
 
 
-@register_kernel("ReverseV2", host=("axis",))
+@register_kernel("ReverseV2", host=("axis",), memory="view")
 def _reverse_v2(ctx: KernelContext, x: Any, axes: Any) -> Any:
     found = [axis_of(ctx, a, x.ndim) for a in axes.tolist()]
     if len(set(found)) < len(found):

@@ -66,7 +66,7 @@ def _update_op(
             **types,
         )(functools.partial(_shape, cells, scalars, grad, resource, is_sparse))
         where = len(cells) + list(args).index(grad)
-        register_kernel(op_type)((_sparse_kernel if is_sparse else _dense_kernel)(rule, len(cells), where, resource))
+        register_kernel(op_type, memory="own")((_sparse_kernel if is_sparse else _dense_kernel)(rule, len(cells), where, resource))
         no_gradient(op_type, reason=_REASON)
 
     return register

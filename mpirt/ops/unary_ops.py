@@ -202,7 +202,7 @@ _register("Sqrt", direct="sqrt")
 _register_grad("SqrtGrad")
 
 
-@register_kernel("SqrtGrad")
+@register_kernel("SqrtGrad", memory="own")
 def _sqrt_grad_kernel(ctx: KernelContext, y: Any, dy: Any) -> Any:
     z = ctx.xp.true_divide(dy, ctx.xp.conjugate(y) if y.dtype.kind == "c" else y)
     z *= y.dtype.type(0.5)
@@ -231,13 +231,13 @@ _register("Rsqrt")
 _register_grad("RsqrtGrad")
 
 
-@register_kernel("Rsqrt")
+@register_kernel("Rsqrt", memory="own")
 def _rsqrt(ctx: KernelContext, x: Any) -> Any:
     root = ctx.xp.sqrt(x)
     return ctx.xp.reciprocal(root, out=_out(root))
 
 
-@register_kernel("RsqrtGrad")
+@register_kernel("RsqrtGrad", memory="own")
 def _rsqrt_grad_kernel(ctx: KernelContext, y: Any, dy: Any) -> Any:
     y = ctx.xp.conjugate(y) if y.dtype.kind == "c" else y
     z = y * y
@@ -270,7 +270,7 @@ _register_grad("ReciprocalGrad")
 _register_grad("InvGrad")
 
 
-@register_kernel("Reciprocal", "Inv")
+@register_kernel("Reciprocal", "Inv", memory="own")
 def _reciprocal(ctx: KernelContext, x: Any) -> Any:
     if x.dtype.kind == "i":
         if ctx.xp is np and not np.all(x):
@@ -279,7 +279,7 @@ def _reciprocal(ctx: KernelContext, x: Any) -> Any:
     return ctx.xp.reciprocal(x)
 
 
-@register_kernel("ReciprocalGrad", "InvGrad")
+@register_kernel("ReciprocalGrad", "InvGrad", memory="own")
 def _reciprocal_grad_kernel(ctx: KernelContext, y: Any, dy: Any) -> Any:
     y = ctx.xp.conjugate(y) if y.dtype.kind == "c" else y
     z = y * y
@@ -395,7 +395,7 @@ _register("Tanh", direct="tanh")
 _register_grad("TanhGrad")
 
 
-@register_kernel("TanhGrad")
+@register_kernel("TanhGrad", memory="own")
 def _tanh_grad_kernel(ctx: KernelContext, y: Any, dy: Any) -> Any:
     y = ctx.xp.conjugate(y) if y.dtype.kind == "c" else y
     z = ctx.xp.square(y)
@@ -425,7 +425,7 @@ _register("Sigmoid")
 _register_grad("SigmoidGrad")
 
 
-@register_kernel("Sigmoid")
+@register_kernel("Sigmoid", memory="own")
 def _sigmoid(ctx: KernelContext, x: Any) -> Any:
     y = ctx.xp.negative(x)
     y = ctx.xp.exp(y, out=_out(y))
@@ -433,7 +433,7 @@ def _sigmoid(ctx: KernelContext, x: Any) -> Any:
     return ctx.xp.reciprocal(y, out=_out(y))
 
 
-@register_kernel("SigmoidGrad")
+@register_kernel("SigmoidGrad", memory="own")
 def _sigmoid_grad_kernel(ctx: KernelContext, y: Any, dy: Any) -> Any:
     y = ctx.xp.conjugate(y) if y.dtype.kind == "c" else y
     z = ctx.xp.subtract(y.dtype.type(1), y)
@@ -491,7 +491,7 @@ _register("Rint", FLOATING, "rint")
 _register("Round", (*_SIGNED, *COMPLEX))
 
 
-@register_kernel("Round")
+@register_kernel("Round", memory="view")
 def _round(ctx: KernelContext, x: Any) -> Any:
     return x if x.dtype.kind == "i" else ctx.xp.rint(x)
 

@@ -33,11 +33,14 @@ from mpirt.graph.graph import Operation
 from mpirt.graph.op_def import Blocked, Pending
 from mpirt.runtime.device import CudaGpu, Device
 from mpirt.runtime.folding import Made, fold_call, part_of, view_call
+from mpirt.runtime.packets import IncomingPart, OutgoingPart, Packets
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
 from mpirt.runtime.resources import ResourceManager
 from mpirt.runtime.segments import SEGMENT, Instruction, Lane
 from mpirt.runtime.windows import receiving_end, sending_end
 from mpirt.transport.base import Transport
+
+_PYTHON = ("PyFunc", "PyFuncStateless")
 
 Devices = Mapping[tuple[Task, str], Device]  # by task and local name, "CPU:0"
 Block = Callable[[Pending], None]  # returns when it is ready
@@ -194,6 +197,7 @@ class Executor:
         self._transport = transport
         self._wait = wait
         self.has_bodies = any(isinstance(i, Run) and has_body(i.op) for i in program.instructions)
+        self.calls_python = any(isinstance(i, Run) and i.op.type in _PYTHON for i in program.instructions)
         self._template: list[Any] = [None] * program.num_slots
         self._code: list[Instruction] = []
         self._gpu_constants: list[tuple[int, Operation, DeviceName, Device]] = []
@@ -237,11 +241,12 @@ class Executor:
         try:
             return self._lanes.pop()
         except IndexError:
-            return Lane(self.buffers, self._code, self._template)
+            return Lane(self.buffers, self._code, self._template, own_context=not (self.has_bodies or self.calls_python))
 
     def _bind_messages(self) -> None:
-        self._incoming: list[Incoming] = []
-        self._outgoing: list[Outgoing] = []
+        self._incoming: list[Incoming | Packets] = []
+        self._outgoing: list[Outgoing | OutgoingPart] = []  # one for each `Send`
+        packets: Packets | None = None
         made: dict[int, Made] = {}
         for position, instruction in enumerate(self.program.instructions):
             if isinstance(instruction, Make):
@@ -251,8 +256,12 @@ class Executor:
                 continue
             transport, transfer, frees = self._transport, instruction.transfer, self._code[position][3]
             assert transport is not None, f"a program without transport has the message {transfer}"
+            if packets is None:
+                packets = Packets(self.program, transport, self.first_tag, self._wait)
+                self._incoming.append(packets)
+            tag = self.first_tag + transfer.index
             if isinstance(instruction, Send):
-                outgoing = sending_end(transport, transfer, self.first_tag + transfer.index, self._wait)
+                outgoing = packets.sending_end(transfer) or sending_end(transport, transfer, tag, self._wait)
                 self._outgoing.append(outgoing)
                 if instruction.source in made:
                     made[instruction.source].sent_by(outgoing.pending)
@@ -260,10 +269,12 @@ class Executor:
                 self._code[position] = (send, () if instruction.source == NO_SLOT else (instruction.source,), NO_SLOT, frees)
             else:
                 part = instruction.part
-                place = None if part is None else partial(made[instruction.target].part, part)
-                incoming = receiving_end(transport, transfer, self.first_tag + transfer.index, self._wait, place)
-                self._incoming.append(incoming)
-                self._code[position] = (incoming.take, (), instruction.target if part is None else NO_SLOT, frees)
+                end: Incoming | IncomingPart | None = packets.receiving_end(transfer)
+                if end is None:
+                    place = None if part is None else partial(made[instruction.target].part, part)
+                    end = receiving_end(transport, transfer, tag, self._wait, place)
+                    self._incoming.append(end)
+                self._code[position] = (end.take, (), instruction.target if part is None else NO_SLOT, frees)
         self._made = list(made.values())
 
     def _post(self) -> None:
@@ -300,11 +311,10 @@ class Executor:
             values = lane.template.copy()
             for slot, value in feeds.items():
                 values[slot] = value
-            with np.errstate(all="ignore"):
-                if self.has_bodies:
-                    with blocking(block):
-                        self._run_on(lane, values, block)
-                else:
+            if lane.context is not None:
+                lane.context.run(self._run_on, lane, values, block)
+            else:
+                with np.errstate(all="ignore"), blocking(block):
                     self._run_on(lane, values, block)
         finally:
             self._lanes.append(lane)
@@ -550,7 +560,7 @@ def _out(run: Run) -> int | tuple[int, ...]:
     return run.outputs[0] if len(outputs) == 1 and not outputs[0].is_list else run.outputs
 
 
-def _send_part(outgoing: Outgoing, part: Part, array: Any) -> None:
+def _send_part(outgoing: Outgoing | OutgoingPart, part: Part, array: Any) -> None:
     outgoing.send(part_of(array, part))
 
 

@@ -65,6 +65,11 @@ def feed_array(tensor: Tensor, value: Any) -> np.ndarray[Any, Any]:
     ValueError
         If its shape doesn't fit, or it is no array of that type at all.
     """
+    dtype = tensor.dtype.base_dtype
+    if value.__class__ is np.ndarray and value.dtype == dtype.np_dtype and value.shape == tensor.static_shape and dtype.kind != "O":
+        array: np.ndarray[Any, Any] = value.view()
+        array.setflags(write=False)
+        return array
     if isinstance(value, Tensor) or hasattr(value, "_as_tensor"):
         raise TypeError(
             f"The value of a feed cannot be a tensor: {value!r} was given for {tensor.name!r}."
@@ -72,7 +77,6 @@ def feed_array(tensor: Tensor, value: Any) -> np.ndarray[Any, Any]:
         )
     if value is None:
         raise TypeError(f"the value of the feed {tensor.name!r} is None.")
-    dtype = tensor.dtype.base_dtype
     array = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else _from_python(tensor, value, dtype)
     if array.dtype != dtype.np_dtype or dtype.kind == "O":
         array = _convert(tensor, array, dtype)

@@ -181,9 +181,7 @@ class Incoming:
 
     def describe(self) -> str:
         """What is waited for."""
-        t = self._transfer
-        what = "the end of operation" if self._form.kind == "token" else "tensor"
-        return f"{what} {t.name.lstrip('^')!r} from {t.src} on rank {t.src_rank} (for {t.reason})"
+        return described(self._transfer)
 
 
 class Outgoing:
@@ -213,11 +211,7 @@ class Outgoing:
                 array = array.copy()
         if form.kind == "fixed":
             if array.dtype != form.dtype.np_dtype or array.shape != form.shape:
-                raise errors.InternalError(
-                    f"{self._transfer.name!r} has shape {array.shape} and type {array.dtype}, but its static shape is"
-                    f" {text(form.shape)} and its type {form.dtype.name}.",
-                    hint="a kernel broke the promise of its shape function; please report it.",
-                )
+                raise broken_promise(self._transfer, array)
             self._send_fixed(array)
         elif form.kind == "variable":
             self._send_variable(array)
@@ -257,6 +251,22 @@ class Outgoing:
     def _describe(self) -> str:
         t = self._transfer
         return f"rank {t.dst_rank} to receive {t.name!r} of the step before"
+
+
+def described(transfer: Transfer) -> str:
+    """What a rank that waits for ``transfer`` waits for."""
+    what = "the end of operation" if transfer.dtype is None else "tensor"
+    return f"{what} {transfer.name.lstrip('^')!r} from {transfer.src} on rank {transfer.src_rank} (for {transfer.reason})"
+
+
+def broken_promise(transfer: Transfer, array: np.ndarray[Any, Any]) -> errors.InternalError:
+    """The error for a value that is not what the plan says."""
+    assert transfer.dtype is not None
+    return errors.InternalError(
+        f"{transfer.name!r} has shape {array.shape} and type {array.dtype}, but its static shape is"
+        f" {text(transfer.shape)} and its type {transfer.dtype.name}.",
+        hint="a kernel broke the promise of its shape function; please report it.",
+    )
 
 
 _TOKEN = np.ones(1, np.uint8)

@@ -13,6 +13,8 @@ Does not own: which results live in which buffers (``compiler.buffers``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import Context
+from functools import partial
 from operator import itemgetter, length_hint
 from typing import Any
 
@@ -36,11 +38,17 @@ class Lane:
     positions : of each of them in the program
     template : slots at the beginning of a step; behind the last one is what segments tell each other
     loaded : whether the constants of GPUs are there
+    context : in which a step runs, with numpy's errors off: to enter it costs a tenth of ``numpy.errstate``. None where
+        the user's own functions are called, which expect theirs.
     """
 
-    __slots__ = ("code", "positions", "template", "loaded")
+    __slots__ = ("code", "positions", "template", "loaded", "context")
 
-    def __init__(self, buffers: Buffers, code: Sequence[Instruction], template: Sequence[Any]) -> None:
+    def __init__(self, buffers: Buffers, code: Sequence[Instruction], template: Sequence[Any], own_context: bool = False) -> None:
+        self.context: Context | None = None
+        if own_context:
+            self.context = Context()
+            self.context.run(partial(np.seterr, all="ignore"))
         arrays = _Arrays(buffers.nbytes)
         self.template = [*template, None]
         self.loaded = False
@@ -65,7 +73,7 @@ class Lane:
 
     def position(self, index: int) -> int:
         """Position in the program of what ``code[index]`` has reached."""
-        call = self.code[index][0] if index < len(self.code) else None
+        call = self.code[index][0]
         return call.reached if isinstance(call, BoundSegment) else self.positions[index]
 
 
@@ -128,7 +136,7 @@ class BoundSegment:
             calls = []
             for position, ufunc, slots, output in part.calls:
                 operands = [bound[slot] if slot in bound else template[slot] for slot in (*slots, output)]
-                calls.append((position, getattr(np, ufunc), tuple(operands)))
+                calls.append((position, _into(ufunc), tuple(operands)))
             self._parts.append(_Blocks(calls, part.block) if part.block else _Loop(calls))
 
     def __call__(self, values: list[Any]) -> None:
@@ -171,6 +179,14 @@ class BoundSegment:
             for slot in frees:
                 values[slot] = None
             self.reached += 1
+
+
+def _into(ufunc: str) -> Callable[..., Any]:
+    """The ufunc with its output as last argument."""
+    function: Callable[..., Any] = getattr(np, ufunc)
+    if ufunc in ("maximum", "minimum"):  # with three arrays numpy suspects a mistake
+        return lambda a, b, out: function(a, b, out=out)
+    return function
 
 
 class _Handed(int):
@@ -218,20 +234,20 @@ class _Blocks:
         self._positions = [position for position, _, _ in calls]
         self._block = block
         every = {id(operand): operand for _, _, operands in calls for operand in operands}
-        flat = {key: o if o.__class__ is _Handed else o.reshape(-1) for key, o in every.items()}
+        flat: dict[int, Any] = {key: o if o.__class__ is _Handed else o.reshape(-1) for key, o in every.items()}
         sizes = {key: 0 if o.__class__ is _Handed else o.size for key, o in every.items()}
         single = [key for key, size in sizes.items() if size == 1]
         local = [key for key, size in sizes.items() if size == block]
         whole = [key for key, size in sizes.items() if size not in (1, block)]  # they are larger than a block
-        self._whole = [flat[key] for key in whole]  # to be cut
-        self._local = [flat[key] for key in local]
-        self._single = [flat[key] for key in single]
+        self._whole: list[Any] = [flat[key] for key in whole]  # to be cut
+        self._local: list[Array] = [flat[key] for key in local]
+        self._single: list[Array] = [flat[key] for key in single]
         place = {key: place for place, key in enumerate((*whole, *local, *single))}
         self._calls = [(ufunc, itemgetter(*[place[id(o)] for o in operands])) for _, ufunc, operands in calls]
 
     def run(self, handed: Sequence[Array]) -> None:
         """Run all."""
-        whole = [handed[w].reshape(-1) if w.__class__ is _Handed else w for w in self._whole]
+        whole: list[Array] = [handed[w].reshape(-1) if w.__class__ is _Handed else w for w in self._whole]
         size, block = whole[0].size, self._block
         rest = [*self._local, *self._single]
         calls: Iterator[Any] = iter(())

@@ -5,6 +5,8 @@ and the message tells which. Guarantees:
 
 - the array that the receiver takes lies in the window and never changes while anybody holds it or a view of it; when nobody
   does, the sender may fill the window again. Whoever keeps values for long (variables, the user) has copies;
+- a value that is produced in a window (`WindowOutgoing.buffer`) is sent without a copy; the window is filled again only when the
+  sender's own rank holds nothing of it any more either;
 - a sender has two windows. If the receiver has yet to take what is in one of them, the sender waits for that, by name, as for a
   message that has yet to leave; if the receiver holds both, or there is no memory, the tensor travels behind the message, as any
   other: so a receiver may keep arrays as long as it likes, and nothing waits for that;
@@ -26,7 +28,7 @@ from mpirt import errors
 from mpirt.compiler.program import WORD_NBYTES, Transfer, path_of
 from mpirt.runtime.rendezvous import DeadTensor, Incoming, Outgoing, Place, Wait
 from mpirt.transport.base import Transport
-from mpirt.transport.window import FREE, FULL, Window, WindowView
+from mpirt.transport.window import FREE, FULL, SOLE_HOLDER, Window, WindowView
 
 PLAIN: Final = 0  # in place of a window's number: the tensor comes in a message of its own
 _MOST_WINDOWS = 2
@@ -123,6 +125,7 @@ class WindowOutgoing(Outgoing):
         self._windows: list[Window] = []
         self._words: list[np.ndarray[Any, Any]] = []
         self._most = _MOST_WINDOWS
+        self._lent = -1  # position of the window that this step's value is produced into
 
     def __del__(self) -> None:
         self._transport.keep([*self._requests, *[_Taken(w) for w in self._windows if w.state == FULL]])
@@ -131,8 +134,26 @@ class WindowOutgoing(Outgoing):
         """Whether a message is still under way, or a tensor waits in a window to be taken."""
         return super().pending() or any([window.state == FULL for window in self._windows])
 
+    def buffer(self) -> np.ndarray[Any, Any]:
+        """An array that this step's value may be produced into: in a window if one is free, so that it needn't be copied there.
+
+        It may be used otherwise, or not at all. Never waits.
+        """
+        self._lent = self._first_free()
+        if self._lent < 0:
+            self._lent = self._new_window()
+        return self._form.buffer() if self._lent < 0 else self._windows[self._lent].array
+
+    def send_dead(self) -> None:
+        """See `Outgoing.send_dead`."""
+        self._lent = -1
+        super().send_dead()
+
     def _send_fixed(self, array: np.ndarray[Any, Any]) -> None:
-        position = self._free()
+        position, self._lent = self._lent, -1
+        produced = position >= 0 and array is self._windows[position].array
+        if not produced:
+            position = self._free()
         if position < 0:
             self._start(_PLAIN)
             t = self._transfer
@@ -140,7 +161,8 @@ class WindowOutgoing(Outgoing):
             self._requests.append(self._transport.isend(content, t.dst_rank, self._tag, self._form.message_nbytes))
             return
         window = self._windows[position]
-        window.array[...] = array
+        if not produced:
+            window.array[...] = array
         window.fill()
         counters = self._transport.counters
         counters.windows_sent += 1
@@ -154,27 +176,37 @@ class WindowOutgoing(Outgoing):
         if super().pending():
             self._await(lambda: not super(WindowOutgoing, self).pending())
 
-    def _free(self) -> int:
-        """Position of a window that is the sender's; -1 if there is none."""
-        windows = self._windows
-        for position, window in enumerate(windows):
-            if window.state == FREE:
+    def _first_free(self) -> int:
+        """Position of a window that is the sender's, and of which its own rank holds nothing; -1 if there is none."""
+        for position, window in enumerate(self._windows):
+            if window.state == FREE and window.references() == SOLE_HOLDER:
                 return position
-        if len(windows) < self._most:
-            try:
-                window = Window(self._form.shape, self._form.dtype.np_dtype)
-            except OSError as error:
-                self._most = len(windows)
-                _log.warning("%s travels in messages, not in shared memory: %s", self._transfer, error)
-            else:
-                windows.append(window)
-                self._words.append(np.array([window.serial, window.descriptor], np.int64))
-                return len(windows) - 1
-        if any([window.state == FULL for window in windows]):
-            # The receiver is behind. It takes or drains whatever was sent, so this ends; what it holds it may hold for ever.
-            self._await(lambda: any(w.state == FREE for w in windows) or all(w.state != FULL for w in windows))
-            return next((position for position, window in enumerate(windows) if window.state == FREE), -1)
         return -1
+
+    def _new_window(self) -> int:
+        """Position of a new window, -1 if there may be no more."""
+        if len(self._windows) >= self._most:
+            return -1
+        try:
+            window = Window(self._form.shape, self._form.dtype.np_dtype)
+        except OSError as error:
+            self._most = len(self._windows)
+            _log.warning("%s travels in messages, not in shared memory: %s", self._transfer, error)
+            return -1
+        self._windows.append(window)
+        self._words.append(np.array([window.serial, window.descriptor], np.int64))
+        return len(self._windows) - 1
+
+    def _free(self) -> int:
+        """Position of a window for the next value; -1 if it must do without."""
+        position = self._first_free()
+        if position < 0:
+            position = self._new_window()
+        if position < 0 and any([window.state == FULL for window in self._windows]):
+            # The receiver is behind. It takes or drains whatever was sent, so this ends; what it holds it may hold for ever.
+            self._await(lambda: self._first_free() >= 0 or all([window.state != FULL for window in self._windows]))
+            position = self._first_free()
+        return position
 
     def _await(self, ready: Any) -> None:
         assert self._wait is not None, f"{self._transfer}: sent again before the last step's value was taken"

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 
@@ -66,6 +66,17 @@ class Request(Protocol):
 
         A send can't be taken back: False.
         """
+        ...
+
+
+class Prepared(Request, Protocol):
+    """A message that is sent or received again and again, with the same buffer: starting it costs a tenth of making a request.
+
+    It may be started when it is complete; before its first start it is.
+    """
+
+    def start(self) -> None:
+        """Begin to send or receive it once more."""
         ...
 
 
@@ -129,6 +140,22 @@ class Transport(Protocol):
 
     def irecv(self, buffer: Buffer, source: int, tag: int) -> Request:
         """Post a receive into ``buffer``."""
+        ...
+
+    def prepare_send(self, buffer: Buffer, dest: int, tag: int) -> Prepared:
+        """A send of ``buffer``, of at most `CHUNK_NBYTES`, that is started many times."""
+        ...
+
+    def prepare_receive(self, buffer: Buffer, source: int, tag: int) -> Prepared:
+        """A receive into ``buffer``, of at most `CHUNK_NBYTES`, that is started many times."""
+        ...
+
+    def start_all(self, receives: Sequence[Prepared]) -> None:
+        """Start prepared receives."""
+        ...
+
+    def release(self, requests: Iterable[Prepared]) -> None:
+        """Nobody starts these again: free each when it is complete. Calls no MPI, as `keep`."""
         ...
 
     def keep(self, sends: Iterable[Request]) -> None:

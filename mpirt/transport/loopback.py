@@ -16,7 +16,7 @@ import random
 import socket
 import threading
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from mpirt import config
 from mpirt.errors import AbortedError, InternalError
-from mpirt.transport.base import Buffer, ControlMessage, Counters, Request, as_bytes, chunk_count
+from mpirt.transport.base import Buffer, ControlMessage, Counters, Prepared, Request, as_bytes, chunk_count
 
 _LONGEST_DELAY = 40  # tests and polls of the whole world that an adversary's message may have to wait for
 _GARBAGE = 0xFF  # as floating point: NaN
@@ -86,6 +86,29 @@ class _Receive:
 
     def cancel(self) -> bool:
         return self._owner.world.withdraw(self._key, self)
+
+
+class _Prepared:
+    """A send or receive that is made anew at every start."""
+
+    __slots__ = ("_make", "_request")
+
+    def __init__(self, make: Callable[[], Request]) -> None:
+        self._make = make
+        self._request: Request | None = None
+
+    def start(self) -> None:
+        assert self.test(), "a prepared message was started again before it was complete"
+        self._request = self._make()
+
+    def test(self) -> bool:
+        return self._request is None or self._request.test()
+
+    def nbytes(self) -> int:
+        return 0 if self._request is None else self._request.nbytes()
+
+    def cancel(self) -> bool:
+        return self._request is not None and self._request.cancel()
 
 
 class _Key(NamedTuple):
@@ -279,6 +302,24 @@ class LoopbackTransport:
         """See `base.Transport`."""
         self._require(buffer, source, tag)
         return self.world.receive(self, source, tag, as_bytes(buffer))
+
+    def prepare_send(self, buffer: Buffer, dest: int, tag: int) -> _Prepared:
+        """See `base.Transport`."""
+        self._require(buffer, dest, tag)
+        return _Prepared(lambda: self.isend(buffer, dest, tag))
+
+    def prepare_receive(self, buffer: Buffer, source: int, tag: int) -> _Prepared:
+        """See `base.Transport`."""
+        self._require(buffer, source, tag)
+        return _Prepared(lambda: self.irecv(buffer, source, tag))
+
+    def start_all(self, receives: Sequence[Prepared]) -> None:
+        """See `base.Transport`."""
+        for receive in receives:
+            receive.start()
+
+    def release(self, requests: Iterable[Prepared]) -> None:
+        """See `base.Transport`. Nothing to free."""
 
     def keep(self, sends: Iterable[Request]) -> None:
         """See `base.Transport`. A message's buffer is held by the receiver's end, a window by nobody else."""

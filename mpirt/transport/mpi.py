@@ -20,16 +20,16 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 import numpy as np
 
 from mpirt import config
 from mpirt.errors import DeadlineExceededError, FailedPreconditionError, InternalError, OpError, UnavailableError
 from mpirt.transport import base
-from mpirt.transport.base import Buffer, ControlMessage, Counters, Request, wait_until
-from mpirt.transport.mpi_requests import PENDING, ChunkedReceive, ChunkedSend, Receive, Send
+from mpirt.transport.base import Buffer, ControlMessage, Counters, Prepared, Request, wait_until
+from mpirt.transport.mpi_requests import PENDING, ChunkedReceive, ChunkedSend, PreparedReceive, PreparedSend, Receive, Send
 from mpirt.transport.peers import Identity, PeerWatch
 from mpirt.transport.window import Beacon
 
@@ -89,6 +89,7 @@ class MpiTransport:
         self.max_tag = self._data.Get_attr(self.mpi.TAG_UB) or 0  # never absent: MPI demands at least 32767
         self._isend = self._data.Isend
         self._irecv = self._data.Irecv
+        self._start_all = self.mpi.Prequest.Startall
         self._improbe = self._control.Improbe
 
         def exchanged(own: Any, records: Any) -> Any:
@@ -115,8 +116,10 @@ class MpiTransport:
         self._control_lock = threading.Lock()  # of the next three
         self._outgoing: list[MPI.Request] = []
         self._kept: deque[Request] = deque()
+        self._released: deque[PreparedSend | PreparedReceive] = deque()
         self._incoming: deque[_Incoming] = deque()
         self._probed = self.mpi.Status()
+        self._prepared: set[PreparedSend | PreparedReceive] = set()  # those that are not free yet
         self._leaving: MPI.Request | None = None
         self._finalized = False
 
@@ -158,6 +161,50 @@ class MpiTransport:
             raise request.translated(error) from None
         return request
 
+    def prepare_send(self, buffer: Buffer, dest: int, tag: int) -> Prepared:
+        """See `base.Transport`."""
+        request = PreparedSend()
+        request.owner = self
+        request.buffer = buffer
+        request.dest = dest
+        request.tag = tag
+        try:
+            request.mpi = self._data.Send_init([buffer, self.byte], dest, tag)
+        except self.mpi.Exception as error:
+            raise request.translated(error) from None
+        self._prepared.add(request)
+        return request
+
+    def prepare_receive(self, buffer: Buffer, source: int, tag: int) -> Prepared:
+        """See `base.Transport`."""
+        request = PreparedReceive()
+        request.owner = self
+        request.buffer = buffer
+        request.source = source
+        request.tag = tag
+        request.received = 0
+        request.status = self._new_status()
+        try:
+            request.mpi = self._data.Recv_init([buffer, self.byte], source, tag)
+        except self.mpi.Exception as error:
+            raise request.translated(error) from None
+        self._prepared.add(request)
+        return request
+
+    def start_all(self, receives: Sequence[Prepared]) -> None:
+        """See `base.Transport`."""
+        requests = cast("Sequence[PreparedReceive]", receives)
+        for request in requests:
+            request.received = PENDING
+        try:
+            self._start_all([request.mpi for request in requests])
+        except self.mpi.Exception as error:
+            raise requests[0].translated(error) from None
+
+    def release(self, requests: Iterable[Prepared]) -> None:
+        """See `base.Transport`."""
+        self._released.extend(requests)  # type: ignore[arg-type]  # they are ours
+
     def keep(self, sends: Iterable[Request]) -> None:
         """See `base.Transport`."""
         self._kept.extend(sends)
@@ -195,6 +242,13 @@ class MpiTransport:
                 send = self._kept.popleft()
                 if not send.test():
                     self._kept.append(send)
+        for _ in range(len(self._released)):
+            prepared = self._released.popleft()
+            if prepared.test():
+                self._prepared.discard(prepared)
+                prepared.free()
+            else:
+                self._released.append(prepared)
         if self._outgoing:
             self._outgoing = [request for request in self._outgoing if not request.Test()]
         probed = self._probed
@@ -248,6 +302,9 @@ class MpiTransport:
             self.abort(1)
         self._finalized = True
         self._peers.close()
+        for prepared in self._prepared:
+            prepared.free()
+        self._prepared.clear()
         if self._started_mpi:
             with _ends_this_process_after(timeout_s):
                 self.mpi.Finalize()

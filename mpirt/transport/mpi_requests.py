@@ -106,6 +106,45 @@ class _Arrived:
         return True
 
 
+class PreparedSend(Send):
+    """A send that is started many times (a persistent request of MPI)."""
+
+    __slots__ = ()
+
+    def start(self) -> None:
+        """See `base.Prepared`."""
+        owner = self.owner
+        counters = owner.counters
+        counters.messages_sent += 1
+        counters.bytes_sent += self.buffer.nbytes
+        try:
+            self.mpi.Start()
+        except owner.mpi.Exception as error:
+            raise self.translated(error) from None
+
+    def free(self) -> None:
+        """Give MPI's request back."""
+        self.mpi.Free()
+
+
+class PreparedReceive(Receive):
+    """A receive that is started many times (a persistent request of MPI)."""
+
+    __slots__ = ()
+
+    def start(self) -> None:
+        """See `base.Prepared`."""
+        self.owner.start_all([self])
+
+    def cancel(self) -> bool:
+        """See `base.Request`. It stays: who prepares a receive takes in what comes."""
+        return False
+
+    def free(self) -> None:
+        """Give MPI's request back."""
+        self.mpi.Free()
+
+
 class ChunkedSend:
     """A send in several messages: as many as the receiver, of ``expected_nbytes``, has posted receives. It counts as one."""
 

@@ -36,6 +36,7 @@ import mmap
 import os
 import platform
 import secrets
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,6 +117,10 @@ class Window:
             self._close()
         return self._header[_STATE]
 
+    def references(self) -> int:
+        """How many hold `array` or a view of it; `SOLE_HOLDER` if only the window does."""
+        return sys.getrefcount(self.array)
+
     def fill(self) -> None:
         """It holds a tensor now: no longer the sender's."""
         self._header[_STATE] = FULL
@@ -124,6 +129,16 @@ class Window:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+def _references_of_a_sole_holder() -> int:
+    window = Window.__new__(Window)
+    window.descriptor = -1
+    window.array = np.empty(0)
+    return window.references()
+
+
+SOLE_HOLDER: Final = _references_of_a_sole_holder()
 
 
 class WindowView:

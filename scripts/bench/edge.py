@@ -177,7 +177,7 @@ def measure(args: Any, report: Report, comm: Any, rest: Rest, peer: Peer | None,
             measured.rounds[number] = [sample - float(np.median(samples)) for sample in measured.rounds[number]]
     goal = Target(ratio="mpirt / mpi4py", at_most=0.1) if nbytes >= 2**20 else None
     values = {"mpirt": of["mpirt"], "mpi4py": of["mpi4py"]}
-    report.row(name, "round trip without the kernels that make the tensors", "us", values, goal, f"kernels: {kernels.text(1e6)} us")
+    report.row(name, "round trip without the kernels that make the tensors", "us", values, goal, f"kernels: {kernels.median * 1e6:,.1f} us")
 
 
 if __name__ == "__main__":

@@ -50,10 +50,6 @@ class Measured:
         """Median, 10th and 90th percentile of all samples, each times ``scale``, and how many there are."""
         return summary(np.concatenate(self.rounds) * scale)
 
-    def text(self, scale: float = 1.0, digits: int = 1) -> str:
-        """``median (p10 - p90)`` of all samples, each times ``scale``."""
-        return spread(np.concatenate(self.rounds) * scale, digits)
-
     def ratios_to(self, other: Measured) -> list[float]:
         """For each round, this case's median divided by the other's."""
         return [float(np.median(a) / np.median(b)) for a, b in zip(self.rounds, other.rounds, strict=True)]
@@ -63,12 +59,6 @@ def summary(samples: npt.ArrayLike) -> dict[str, float]:
     """Median, 10th and 90th percentile, and number of ``samples``."""
     middle, low, high = (float(value) for value in np.percentile(samples, PERCENTILES))
     return {"median": middle, "p10": low, "p90": high, "n": np.size(samples)}
-
-
-def spread(samples: npt.ArrayLike, digits: int) -> str:
-    """``median (p10 - p90)``."""
-    middle, low, high = np.percentile(samples, PERCENTILES)
-    return f"{middle:,.{digits}f} ({low:,.{digits}f} - {high:,.{digits}f})"
 
 
 def timed(call: Callable[[], object], count: int, warmup: int = 0) -> list[float]:
@@ -155,7 +145,7 @@ class Disturbance:
 
 
 class Target(TypedDict):
-    """What to reach: a ratio ("mpirt / mpi4py"), or a contestant's value in the row's unit ("mpirt"), at most or at least."""
+    """What to reach: a ratio ("mpirt / mpi4py"), or a contestant's value in the row's unit ("mpirt"), at most, at least, or both."""
 
     ratio: str
     at_most: NotRequired[float]
@@ -291,9 +281,9 @@ def verdict(row: Mapping[str, Any]) -> str:
     found = row["ratios"].get(target["ratio"]) or row["values"].get(target["ratio"])
     if found is None:
         return "not measured"
-    limit = target.get("at_most", target.get("at_least"))
-    reached = found["median"] <= limit if "at_most" in target else found["median"] >= limit
-    unsure = found["p10"] <= limit <= found["p90"] and found["p10"] < found["p90"]
+    low, high = target.get("at_least", -math.inf), target.get("at_most", math.inf)
+    reached = low <= found["median"] <= high
+    unsure = any(found["p10"] <= limit <= found["p90"] and found["p10"] < found["p90"] for limit in (low, high))
     return ("reached" if reached else "MISSED") + ("?" if unsure else "")
 
 
@@ -312,7 +302,8 @@ def print_report(report: Mapping[str, Any], console: Any) -> None:
         aims = {row["target"]["ratio"] for row in rows if row["target"]}
         found = dict.fromkeys(ratio for row in rows for ratio in row["ratios"])
         ratios = [ratio for ratio in found if ratio.startswith(f"{contestants[0]} / ") or ratio in aims]
-        table = Table(title=f"{report['line']}: {figure}, {unit}: median (p10 - p90)", title_justify="left")
+        console.print(f"[bold]{report['line']}: {figure}[/bold], {unit}: median (p10 - p90)")
+        table = Table()
         for heading in ("case", *contestants, *ratios, *(["to reach"] if aims else [])):
             table.add_column(heading, overflow="fold")
         for row in rows:
@@ -330,11 +321,14 @@ def print_report(report: Mapping[str, Any], console: Any) -> None:
 
 
 def _goal(row: Mapping[str, Any]) -> str:
-    target = row["target"]
-    if target is None:
-        return ""
-    bound = f"<= {target['at_most']:g}" if "at_most" in target else f">= {target['at_least']:g}"
-    return f"{target['ratio']} {bound}: {row['verdict']}"
+    return "" if row["target"] is None else f"{bound(row['target'])}: {row['verdict']}"
+
+
+def bound(target: Target) -> str:
+    """``mpirt / mpi4py <= 1.5``."""
+    low, high = target.get("at_least"), target.get("at_most")
+    bounds = ([f">= {low:g}"] if low is not None else []) + ([f"<= {high:g}"] if high is not None else [])
+    return f"{target['ratio']} {' and '.join(bounds)}"
 
 
 def _text(found: Mapping[str, float] | None) -> str:

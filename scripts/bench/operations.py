@@ -58,7 +58,7 @@ def wide(count: int) -> tuple[Call, dict[str, Call]]:
     x = tf.placeholder(tf.float32, [SMALL])
     results = [tf.add(x, float(number)) if number % 2 else tf.multiply(x, float(number)) for number in range(count)]
     ones = np.ones(SMALL, np.float32)
-    constants = [np.float32(number) for number in range(count)]
+    constants = [np.array(number, np.float32) for number in range(count)]  # faster than scalars
     outs = [np.empty(SMALL, np.float32) for _ in range(count)]
 
     def fresh() -> Any:
@@ -113,8 +113,7 @@ def _step(fetch: Any, feed: Any = None, value: Any = None, compare: Any = None) 
     session = tf.Session()
     session.run(tf.global_variables_initializer())
     feeds = {} if feed is None else {feed: value}
-    operation = fetch if isinstance(fetch, tf.Operation) else fetch.op
-    call = session.make_callable(operation, list(feeds))
+    call = session.make_callable(fetch, list(feeds))
     step = (lambda: call(value)) if feeds else (lambda: call())
     step.answer = session.run(fetch if compare is None else compare, feeds)  # type: ignore[attr-defined]
     return step

@@ -1,4 +1,4 @@
-"""The benchmark suite: python scripts/bench/run.py [--quick] [--only edge,taskbench] [--results FOLDER]
+"""The benchmark suite: python scripts/bench/run.py [--quick] [--only edge,taskbench] [--results FOLDER] [-- ARGUMENTS]
 
 Runs each line of the suite as a job of its own, ``mpirun -n N python scripts/bench/<line>.py --json FILE``, one after the other,
 and leaves in the results folder: ``results.json`` (all of it), one ``<line>-<ranks>.png`` for each line (with matplotlib), and
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from figures import machine, print_report
+from figures import bound, machine, print_report
 from plots import plot
 from rich.console import Console
 
@@ -68,6 +68,7 @@ def run_line(line: Line, ranks: int, launcher: Launcher, results: Path, args: ar
     arguments += ["--quick"] if args.quick else []
     arguments += ["--rounds", str(args.rounds)] if args.rounds else []
     arguments += ["--tensorflow", args.tensorflow] if args.tensorflow else []
+    arguments += args.arguments
     # The launcher takes the settings of mpirt away, which a test must not inherit; here they are part of what is measured.
     settings = {name: value for name, value in os.environ.items() if name.startswith("MPIRT_")}
     with Job(launcher, ranks, arguments, env=settings) as job:
@@ -95,9 +96,8 @@ def summary(reports: list[dict[str, Any]], console: Console) -> None:
     for report, row in verdicts:
         if not row["verdict"].startswith("reached"):
             found = row["ratios"].get(row["target"]["ratio"]) or row["values"].get(row["target"]["ratio"]) or {"median": float("nan")}
-            bound = row["target"].get("at_most", row["target"].get("at_least"))
-            text = f"{row['target']['ratio']} is {found['median']:.3g}, to reach {bound:g}"
-            console.print(f"  {report['line']}, {row['figure']}, {row['case']}: {row['verdict']}: {text}")
+            text = f"{row['verdict']}: {bound(row['target'])}, found {found['median']:.3g}"
+            console.print(f"  {report['line']}, {row['figure']}, {row['case']}: {text}")
 
 
 def main() -> int:
@@ -110,6 +110,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="of every line")
     parser.add_argument("--tensorflow", metavar="PYTHON", help="an interpreter with TensorFlow (default: this one, if it has it)")
     parser.add_argument("--timeout", type=float, default=1200.0, metavar="SECONDS", help="for each line")
+    parser.add_argument("arguments", nargs="*", help="after --: more arguments of the lines (--sizes 8 1024)")
     args = parser.parse_args()
     names = args.only.split(",") if args.only else [line.name for line in LINES]
     unknown = sorted(set(names) - {line.name for line in LINES})

@@ -117,7 +117,7 @@ def small_operations(shape: str, count: int) -> Callable[[], object]:
         # Grappler would fold the wide graph's equal operations into one.
         config.graph_options.rewrite_options.disable_meta_optimizer = True
         config.graph_options.optimizer_options.opt_level = -1  # nor common subexpressions
-        call = tf.Session(config=config).make_callable(tf.group(ends), [x])
+        call = tf.Session(config=config).make_callable(ends[0] if shape == "chain" else tf.group(ends), [x])
     ones = np.ones(10, np.float32)
     return lambda: call(ones)
 
@@ -132,7 +132,7 @@ def big_chain(nbytes: int, count: int) -> Callable[[], object]:
         config = tf.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
         session = tf.Session(config=config)
         session.run(tf.global_variables_initializer())
-        return session.make_callable(y.op)
+        return session.make_callable(y)
 
 
 def operations(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -379,16 +379,18 @@ def test_the_programs_of_all_ranks_are_written_where_MPIRT_DUMP_PROGRAM_says(  #
         "session-0-step-0-rank-0.txt": (
             "rank 0: 2 instructions, 2 slots\n"
             "  const s0 = a on /job:worker/task:0/device:CPU:0\n"
-            "  send  s0 #0 a:0 from /job:worker/task:0 (rank 0) to rank 1 8 B for /job:worker/task:1\n"
-            "  recv  s1 #1 b:0 from /job:worker/task:1 (rank 1) to rank 0 8 B for fetch\n"
+            "  send  s0 #0 a:0 from /job:worker/task:0 (rank 0) to rank 1 8 B in a message (small) for /job:worker/task:1\n"
+            "  recv  s1 #1 b:0 from /job:worker/task:1 (rank 1) to rank 0 8 B in a message (small) for fetch\n"
             "  fetch s1\n"
+            "memory: 8 B at most, 0 B of it in 0 buffers that every step uses again\n"
         ),
         "session-0-step-0-rank-1.txt": (
             "rank 1: 3 instructions, 2 slots\n"
-            "  recv  s0 #0 a:0 from /job:worker/task:0 (rank 0) to rank 1 8 B for /job:worker/task:1\n"
+            "  recv  s0 #0 a:0 from /job:worker/task:0 (rank 0) to rank 1 8 B in a message (small) for /job:worker/task:1\n"
             "  run   s1 = Neg b(s0) on /job:worker/task:1/device:CPU:0   # drop s0\n"
-            "  send  s1 #1 b:0 from /job:worker/task:1 (rank 1) to rank 0 8 B for fetch\n"
+            "  send  s1 #1 b:0 from /job:worker/task:1 (rank 1) to rank 0 8 B in a message (small) for fetch\n"
             "  fetch s1\n"
+            "memory: 16 B at most, 0 B of it in 0 buffers that every step uses again\n"
         ),
     }
 

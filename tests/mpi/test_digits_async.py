@@ -99,7 +99,7 @@ def test_one_worker_misses_no_update_and_gets_the_same_losses_wherever_it_runs(t
     assert not np.allclose(other["loss"], alone["loss"]), "the seed changes nothing"
 
 
-@pytest.mark.parametrize("n", [None, 2, 4])
+@pytest.mark.parametrize("n", [*(pytest.param(n, marks=pytest.mark.one_mpi) for n in (None, 2)), 4])
 def test_a_worker_that_fails_ends_the_job_with_its_error_though_others_wait_for_it(mpirun: Mpirun, n: int | None) -> None:
     script = f"""
         import sys

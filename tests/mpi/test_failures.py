@@ -446,6 +446,7 @@ for i in range(20):
 )
 
 
+@pytest.mark.one_mpi
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_what_goes_wrong_is_told(mpirun: Mpirun, case: Case) -> None:
     judge(case, mpirun(case.ranks, START + case.script, env=case.env, expect_rc=case.rc, timeout=20))
@@ -598,6 +599,7 @@ while True:
     assert not result.timed_out and not result.leftovers and result.rc != 0, result
 
 
+@pytest.mark.one_mpi
 @pytest.mark.parametrize(
     ("table", "reason"),
     [

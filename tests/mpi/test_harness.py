@@ -136,6 +136,7 @@ def cases(tmp_path_factory, pytestconfig):
     return found
 
 
+@pytest.mark.one_mpi
 @pytest.mark.parametrize(
     "name", ["good", "env", "several_sizes[n1-a]", "several_sizes[n3-a]", "expected_to_fail", "skipped_by_all"]
 )

@@ -73,6 +73,7 @@ SCRIPT_FUNCTIONS = """
 """
 
 
+@pytest.mark.one_mpi
 @pytest.mark.parametrize(("ranks", "runs_on"), [(None, 0), (2, 1), (4, 3), (5, 3)])
 def test_functions_of_the_script_and_prints_and_strings_work_on_any_rank(mpirun: Any, ranks: int | None, runs_on: int) -> None:
     result = mpirun(ranks, SCRIPT_FUNCTIONS)

@@ -85,7 +85,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("first", ROLES)
+@pytest.mark.parametrize("first", ["ps", *(pytest.param(role, marks=pytest.mark.one_mpi) for role in ROLES if role != "ps")])
 def test_a_job_ends_by_itself_with_status_0(mpirun: Mpirun, first: str, end: str) -> None:
     result = mpirun(3, START + ROLES[first] + USE + ENDS[end] + '\nif rank:\n    tell("end")\n', timeout=20)
     assert "joined" in result.stdout and result.seconds < 15, result

@@ -27,6 +27,9 @@ OPTIMIZERS: dict[str, tuple[Callable[[], Any], Callable[[State, Any, int], None]
 }
 
 
+pytestmark = pytest.mark.one_mpi
+
+
 @pytest.fixture(autouse=True)
 def cluster() -> Iterator[tf.Cluster]:
     """Two ps and two workers on the ranks of this test."""

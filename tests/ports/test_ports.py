@@ -26,6 +26,7 @@ def test_a_script_gives_the_same_numbers_on_four_ranks_and_on_each_of_them(mpiru
     assert results(mpirun, 4, command) == [alone] * 4
 
 
+@pytest.mark.one_mpi
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_random_weights_and_dropout_are_the_same_on_any_number_of_ranks(mpirun: Any, ranks: int) -> None:
     command = "mlp --initializer=random --keep_prob=0.8 --steps=20"

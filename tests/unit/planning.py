@@ -111,6 +111,7 @@ class Simulation:
         self.max_live = 0
         self._cells: dict[str, Any] = {}
         self._wire: dict[tuple[int, int], Any] = {}  # (destination, transfer) -> value
+        self._held: dict[tuple[int, int], Any] = {}  # in packets that wait for more
         positions = [0] * len(programs)
         for program, values in zip(programs, self.values, strict=True):
             values.update({slot: ("const", op.name) for slot, op, _ in program.constants})
@@ -123,7 +124,7 @@ class Simulation:
                     positions[rank] += 1
                     progress = True
         self.stuck = {r: p.instructions[positions[r]] for r, p in enumerate(programs) if positions[r] < len(p.instructions)}
-        self.left_over = dict(self._wire)
+        self.left_over = {**self._wire, **self._held}
         if not self.stuck:
             self.fetched = [[None if s == NO_SLOT else self.values[r][s] for s in p.fetches] for r, p in enumerate(programs)]
 
@@ -138,8 +139,12 @@ class Simulation:
                 values[i.target] = value
         elif isinstance(i, Send):
             key = (i.transfer.dst_rank, i.transfer.index)
-            assert key not in self._wire, f"{i.transfer} is sent twice"
-            self._wire[key] = None if i.source == NO_SLOT else values[i.source]
+            packet = next((p for p in program.packets if i.transfer in p), (i.transfer,))
+            assert key not in self._wire and key not in self._held, f"{i.transfer} is sent twice"
+            assert not [t for t in packet[: packet.index(i.transfer)] if (key[0], t.index) not in self._held], "not in its order"
+            self._held[key] = None if i.source == NO_SLOT else values[i.source]
+            if i.transfer == packet[-1]:  # the packet leaves
+                self._wire.update({(t.dst_rank, t.index): self._held.pop((t.dst_rank, t.index)) for t in packet})
         elif isinstance(i, Read):
             values[i.target] = self._cells.get(values[i.source][1], ("initial", values[i.source][1]))
         elif isinstance(i, Move):

@@ -433,6 +433,7 @@ def test_the_compiled_program_is_written_where_the_setting_says(tmp_path: Path, 
             "  const s0 = x on /job:worker/task:0/device:CPU:0\n"
             "  run   s1 = Neg y(s0) on /job:worker/task:0/device:CPU:0\n"
             "  fetch s1\n"
+            "memory: 4 B at most, 0 B of it in 0 buffers that every step uses again\n"
         )
     }
 

@@ -322,3 +322,45 @@ def test_ranks_that_see_each_other_have_a_number_in_common_and_one_that_does_not
     for beacon in (*lit, dark):
         beacon.put_out()
     assert lit[1].domain(2, [2, 3], pids, records) == 2
+
+
+# ---------------------------------------------------------------------------------------------------- producing in a window
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_value_produced_in_a_window_is_sent_from_there_and_stays_while_its_own_rank_holds_it(seed: int | None) -> None:
+    pair = Pair(seed)
+    assert isinstance(pair.outgoing, WindowOutgoing)
+    held = []
+    for i in range(6):
+        out = pair.outgoing.buffer()
+        out[...] = i
+        assert (out is pair.outgoing._windows[-1].array) == (i < 2), "the first two are windows, whose arrays are held"
+        held.append(out[3:])
+        assert set(pair.step(out).tolist()) == {i}
+        del out
+    assert [np.unique(view).tolist() for view in held] == [[i] for i in range(6)]
+    held.clear()
+    for i in range(6):
+        out = pair.outgoing.buffer()
+        out[...] = i
+        assert out is pair.outgoing._windows[0].array
+        assert set(pair.step(out).tolist()) == {i}
+        del out
+    assert pair.states == [FREE, FREE]
+
+
+def test_a_buffer_that_was_not_used_or_whose_step_failed_changes_nothing() -> None:
+    pair = Pair()
+    assert isinstance(pair.outgoing, WindowOutgoing)
+    for i in range(4):
+        pair.outgoing.buffer()[...] = 99
+        pair.incoming.post()
+        if i % 2:
+            pair.outgoing.send_dead()
+            with pytest.raises(DeadTensor):
+                pair.incoming.take()
+        else:
+            pair.outgoing.send(pair.full(i))
+            assert set(pair.incoming.take().tolist()) == {i}
+    assert pair.states == [FREE]

@@ -1,0 +1,50 @@
+"""The benchmark suite's one command, with the tiniest sizes: what it leaves behind, and that a line which fails is told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+RUN = Path(__file__).resolve().parents[2] / "scripts" / "bench" / "run.py"
+
+
+def run(results: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(RUN), "--quick", "--rounds", "2", "--timeout", "60", "--results", str(results), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+
+
+def test_a_quick_run_leaves_ratios_of_mpirt_and_bare_mpi_side_by_side(tmp_path: Path) -> None:
+    ran = run(tmp_path, "--only", "edge", "--", "--sizes", "8", "65536")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["failed"] == {}
+    (report,) = found["reports"]
+    assert (report["line"], report["ranks"], report["machine"]["ranks"]) == ("edge", 2, 2)
+    echo = [row for row in report["rows"] if row["figure"] == "round trip"]
+    assert [row["case"] for row in echo] == ["8 B", "64 KiB"]
+    for row in echo:
+        assert {"mpirt", "mpirt run", "mpi4py", "limit"} <= set(row["values"])
+        assert row["values"]["mpirt"]["median"] > row["values"]["limit"]["median"] > 0
+        ratio = row["ratios"]["mpirt / mpi4py"]
+        assert ratio["n"] == 2
+        assert ratio["p10"] <= ratio["median"] <= ratio["p90"]
+        assert row["target"]["ratio"] == "mpirt / mpi4py"
+    assert "edge: round trip" in ran.stdout
+
+
+def test_a_line_that_fails_is_named_and_the_others_still_run(tmp_path: Path) -> None:
+    ran = run(tmp_path, "--only", "edge,operations", "--", "--operations", "10")  # which only one of them knows
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert list(found["failed"]) == ["edge on 2 ranks"]
+    assert "unrecognized arguments: --operations 10" in found["failed"]["edge on 2 ranks"]
+    assert [report["line"] for report in found["reports"]] == ["operations"]
+    assert ran.stdout.splitlines()[-1] == "failed: edge on 2 ranks"
+
+
+def test_a_line_that_nobody_knows_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
+    ran = run(tmp_path, "--only", "edges")
+    assert ran.returncode == 2
+    assert "no line is called 'edges'; there are edge, " in ran.stderr

@@ -1,0 +1,228 @@
+"""Large tensors through shared memory, between real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mpirt as tf
+from mpirt import errors
+from tests.mpirun_plugin import Mpirun
+
+N = 1 << 17  # floats: 512 KiB
+
+
+def on(task: int) -> Any:
+    """Device block of a worker."""
+    return tf.device(f"/job:worker/task:{task}")
+
+
+@pytest.mark.ranks([2, 3])
+def test_arrays_that_a_queue_a_variable_or_the_user_keeps_are_right_after_many_steps(rank: int, nranks: int) -> None:
+    """Each step's tensor goes from task 0 into a queue and a variable of the last task, and round to the user."""
+    cluster = tf.cluster({"worker": nranks})
+    with on(0):
+        x = tf.placeholder(tf.float32, [N], "x")
+        y = x + 1
+    with on(nranks - 1):
+        queue = tf.FIFOQueue(10, [tf.float32], [[N]])
+        v = tf.Variable(tf.zeros([N]))
+        put, keep, got = queue.enqueue([y]), v.assign(y), queue.dequeue()
+        same = tf.identity(y)
+    with on(0):
+        total = tf.reduce_sum(got)
+    kept: list[Any] = []
+    with tf.Session() as session:
+        session.run(v.initializer)
+        for i in range(10):
+            value = np.full(N, 10 * i, np.float32)
+            kept.append(session.run([same, y, keep, put], {x: value})[:3])
+        for i, arrays in enumerate(kept):
+            for array in arrays:
+                assert (array == 10 * i + 1).all()
+                array[0] = -1.0  # the user's own
+        for i in range(10):
+            assert session.run(total) == N * (10 * i + 1)
+        assert (session.run(v) == 91).all()
+        counters = cluster.transport.counters
+        if rank == 0:
+            assert counters.windows_sent == counters.windows_received == 10
+
+
+@pytest.mark.ranks([2, 3])
+def test_failed_steps_leave_windows_usable(rank: int, nranks: int) -> None:
+    """What fails is on task 1, before or after it has taken the tensor, or on task 0, before it sends one."""
+    tf.cluster({"worker": nranks})
+    with on(0):
+        x = tf.placeholder(tf.float32, [N], "x")
+        bad = tf.placeholder(tf.int32, [], "bad")
+        big = tf.random_uniform([N], minval=0.0, maxval=0.0) + tf.gather([x, x], bad)
+    with on(1):
+        also_bad = tf.placeholder(tf.int32, [], "also_bad")
+        with tf.control_dependencies([big]):
+            early = tf.gather([0.0, 1.0], also_bad)
+        back = big * 2 + early
+    with on(0):
+        total = tf.reduce_sum(back)
+    with tf.Session() as session:
+        for i in range(20):
+            value = np.full(N, i, np.float32)
+            wrong = {3: (7, 0), 4: (0, 7), 9: (7, 7), 10: (0, 9)}.get(i, (0, 0))
+            feeds = {x: value, bad: wrong[0], also_bad: wrong[1]}
+            if any(wrong):
+                with pytest.raises(errors.InvalidArgumentError, match="is not in"):
+                    session.run(total, feeds)
+            else:
+                assert session.run(total, feeds) == 2 * N * i
+
+
+@pytest.mark.ranks([2, 3], timeout=90)
+def test_readers_of_a_variable_that_is_changed_in_place_see_one_value_each_time(rank: int, nranks: int, shared_path: Path) -> None:
+    """All ranks' clients read the variable of rank 0 on their own rank, in two threads, while others add to it."""
+    server = tf.train.Server({"worker": nranks})
+    with on(0):
+        v = tf.Variable(tf.zeros([N]))
+        grown = v.assign_add(tf.ones([N]))
+    with on(rank):
+        low, high = tf.reduce_min(v), tf.reduce_max(v)
+        both = tf.stack([low, high])
+    with tf.Session(server.target) as session:
+        if rank == 0:
+            session.run(v.initializer)
+            (shared_path / "started").touch()
+        while not (shared_path / "started").exists():
+            time.sleep(1e-3)
+        wrong: list[Any] = []
+
+        def work() -> None:
+            last = 0.0
+            for _ in range(30):
+                session.run(grown.op)
+                a, b = session.run(both)
+                if a != b or a <= last:
+                    wrong.append((last, a, b))
+                last = a
+
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+        (shared_path / f"ended {rank}").touch()
+        while not all((shared_path / f"ended {r}").exists() for r in range(nranks)):
+            time.sleep(1e-3)
+        assert session.run(v)[0] == 60 * nranks
+    server.join()
+
+
+@pytest.mark.ranks(2)
+def test_a_step_given_up_at_its_deadline_leaves_windows_usable(rank: int, shared_path: Path) -> None:
+    server = tf.train.Server({"worker": 2})
+    with on(1):
+        queue = tf.FIFOQueue(1, [tf.float32], [[]])
+        put = queue.enqueue([1.0])
+    with on(0):
+        x = tf.placeholder(tf.float32, [N], "x")
+        big = x + 1
+    with on(1):
+        with tf.control_dependencies([big]):
+            held_up = queue.dequeue()
+        total = tf.reduce_sum(big) * held_up
+    if rank == 0:
+        with tf.Session(server.target) as session:
+            for i in range(6):
+                feeds = {x: np.full(N, i, np.float32)}
+                if i % 2:
+                    with pytest.raises(errors.DeadlineExceededError):
+                        session.run(total, feeds, options=tf.RunOptions(timeout_in_ms=100))
+                else:
+                    session.run(put)
+                    assert session.run(total, feeds) == N * (i + 1)
+    server.join()
+
+
+CHAIN = """
+import hashlib, os
+import numpy as np
+import mpirt as tf
+
+if os.environ.get("OFF_ON", "none") in (os.environ.get("OMPI_COMM_WORLD_RANK"), os.environ.get("PMI_RANK")):
+    os.environ["MPIRT_SHM"] = "0"
+cluster = tf.cluster({"worker": 3})
+rng = np.random.default_rng(1)
+with tf.device("/job:worker/task:0"):
+    w = tf.Variable(rng.standard_normal((300, 200)).astype(np.float32))
+with tf.device("/job:worker/task:1"):
+    x = tf.placeholder(tf.float32, [200, 300])
+    y = tf.matmul(x, w)
+with tf.device("/job:worker/task:2"):
+    z = tf.tanh(y) - tf.transpose(y)
+with tf.device("/job:worker/task:0"), tf.control_dependencies([z]):
+    step = w.assign_add(w * 0.01)
+with tf.Session() as session:
+    session.run(w.initializer)
+    digest = hashlib.sha256()
+    for _ in range(12):
+        value = rng.standard_normal((200, 300)).astype(np.float32)
+        a, b = session.run([z, step], {x: value})
+        digest.update(a.tobytes() + b.tobytes())
+sent = cluster.transport.counters.windows_sent
+os.write(1, f"rank {cluster.rank}: {digest.hexdigest()} {sent}\\n".encode())
+"""
+
+
+def test_results_are_the_same_with_windows_without_and_where_one_rank_has_none(mpirun: Mpirun) -> None:
+    told = []
+    for env in ({}, {"MPIRT_SHM": "0"}, {"OFF_ON": "1"}, {"OFF_ON": "0"}):
+        lines = sorted(line for line in mpirun(3, CHAIN, env=env).stdout.splitlines() if line.startswith("rank "))
+        told.append([line.split()[2:] for line in lines])
+    assert len({digest for each in told for digest, _ in each}) == 1
+    # w goes from 0 to 1, y from 1 to 2, in each of 12 steps.
+    assert [[int(n) for _, n in each] for each in told] == [[12, 12, 0], [0, 0, 0], [0, 0, 0], [0, 12, 0]]
+
+
+KILLED = """
+import os, signal
+import numpy as np
+import mpirt as tf
+cluster = tf.cluster({"worker": 2})
+with tf.device("/job:worker/task:0"):
+    x = tf.placeholder(tf.float32, [1 << 26])
+    y = tf.identity(x)
+with tf.device("/job:worker/task:1"):
+    total = y[0] + y[-1]
+session = tf.Session(fetch_on="owner")
+value = np.ones(1 << 26, np.float32)
+for _ in range(2):
+    session.run(total, {x: value})
+os.write(1, f"rank {cluster.rank}: {os.getpid()} {cluster.transport.counters.windows_sent}\\n".encode())
+while True:
+    session.run(total, {x: value})
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_leaves_no_shared_memory_behind(mpirun: Mpirun, victim: int) -> None:
+    def shared_mib() -> int:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) >> 10 for line in lines if line.startswith("Shmem:"))
+
+    before, names = shared_mib(), set(os.listdir("/dev/shm"))
+    with mpirun.start(2, KILLED) as job:
+        job.wait_for("rank 0: ")
+        job.wait_for("rank 1: ")
+        during = shared_mib()
+        job.signal(victim, signal.SIGKILL)
+        result = job.wait(30)
+    assert result.rc != 0 and not result.leftovers, result
+    assert during - before > 200, "the window of 256 MiB was there"
+    assert shared_mib() - before < 100
+    assert not [name for name in set(os.listdir("/dev/shm")) - names if "mpirt" in name]

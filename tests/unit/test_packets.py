@@ -1,0 +1,260 @@
+"""Packets: which small tensors share a message, and both ends of one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mpirt as tf
+from mpirt.cluster.task import Task
+from mpirt.compiler.packets import MOST_OPERATIONS, MOST_TENSORS, PACKET_NBYTES
+from mpirt.compiler.program import FETCH, Program, Transfer, link
+from mpirt.graph.graph import Graph, Operation, Tensor
+from mpirt.graph.op_def import Blocked
+from mpirt.runtime.packets import Packets
+from mpirt.runtime.rendezvous import DeadTensor
+from mpirt.transport.base import wait_until
+from mpirt.transport.loopback import LoopbackWorld
+from tests.unit.planning import Step
+
+SEEDS = [None, *range(6)]
+
+
+# ---- which tensors share a message
+
+
+def by_task(task: Task) -> int:
+    return {"ps": 0, "worker": 1}[task.job] if task != Task("ps", 1) else 2
+
+
+def packets_of(graph: Graph, fetches: Sequence[Tensor | Operation], feeds: Sequence[Tensor] = ()) -> list[list[str]]:
+    """Names of what shares a message, the same on every rank."""
+    plan = Step(graph, tuple(fetches), tuple(feeds)).plan()
+    programs = [link(plan, by_task, rank, 3) for rank in range(3)]
+    found = [[[t.name for t in packet] for packet in program.packets] for program in programs]
+    assert found[0] == found[1] == found[2]
+    return found[0]
+
+
+def source(x: float = 0.0, shape: Sequence[int] = (2,), name: str | None = None) -> Tensor:
+    return tf.negative(tf.zeros(shape) + x, name=name)
+
+
+def test_small_tensors_that_a_rank_makes_one_after_the_other_share_a_message() -> None:
+    with Graph().as_default() as graph:
+        with tf.device("/job:ps/task:0/device:CPU:0"):
+            made = [source(i, name=f"made{i}") for i in range(3)]
+        with tf.device("/job:worker/task:0/device:CPU:0"):
+            last = tf.add_n([tf.exp(m) for m in made])
+    assert packets_of(graph, [last]) == [["made0:0", "made1:0", "made2:0"]]
+
+
+def test_a_tensor_does_not_wait_for_one_that_needs_another_rank_s_answer() -> None:
+    with Graph().as_default() as graph:
+        with tf.device("/job:ps/task:0/device:CPU:0"):
+            first = source(name="first")
+        with tf.device("/job:worker/task:0/device:CPU:0"):
+            answer = tf.exp(first, name="answer")
+        with tf.device("/job:ps/task:0/device:CPU:0"):
+            second = tf.exp(answer, name="second")
+        with tf.device("/job:worker/task:0/device:CPU:0"):
+            last = second + first
+    assert packets_of(graph, [last]) == []
+
+
+@pytest.mark.parametrize("between", ["a large operation", "one of unknown shape", "a Python function", "too many operations"])
+def test_a_tensor_does_not_wait_for_one_behind(between: str) -> None:
+    with Graph().as_default() as graph:
+        unknown = tf.placeholder(tf.float32, None, name="unknown")
+        with tf.device("/job:ps/task:0/device:CPU:0"):
+            first = source(name="first")
+            with tf.control_dependencies([first]):
+                if between == "a large operation":
+                    second = tf.reduce_sum(source(shape=(PACKET_NBYTES,)))
+                elif between == "one of unknown shape":
+                    second = tf.reduce_sum(tf.exp(unknown))
+                elif between == "a Python function":
+                    second = tf.py_func(lambda: np.float32(1), [], tf.float32)
+                    second.set_shape([])
+                else:
+                    second = first
+                    for _ in range(MOST_OPERATIONS + 1):
+                        second = tf.exp(second)
+        with tf.device("/job:worker/task:0/device:CPU:0"):
+            last = tf.exp(first) + second
+    assert packets_of(graph, [last], [unknown] if between == "one of unknown shape" else []) == []
+
+
+def test_what_is_fetched_or_of_another_rank_or_large_travels_by_itself() -> None:
+    with Graph().as_default() as graph:
+        with tf.device("/job:ps/task:0/device:CPU:0"):
+            fetched, large = source(1, name="fetched"), tf.identity(source(2, (PACKET_NBYTES // 4,)), name="large")
+            to_worker, to_ps = source(3, name="to_worker"), source(4, name="to_ps")
+        with tf.device("/job:worker/task:0/device:CPU:0"):
+            there = tf.exp(to_worker) + tf.reduce_sum(large)
+        with tf.device("/job:ps/task:1/device:CPU:0"):
+            elsewhere = tf.exp(to_ps)
+    assert packets_of(graph, [there, elsewhere, fetched]) == []
+
+
+def test_a_packet_is_cut_where_it_would_grow_too_long() -> None:
+    with Graph().as_default() as graph:
+        with tf.device("/job:ps/task:0/device:CPU:0"):
+            made = [source(i, (PACKET_NBYTES // 12,), name=f"made{i}") for i in range(5)]  # of a third of a packet each
+        with tf.device("/job:worker/task:0/device:CPU:0"):
+            last = tf.add_n([tf.exp(m) for m in made])
+    assert packets_of(graph, [last]) == [["made0:0", "made1:0", "made2:0"], ["made3:0", "made4:0"]]
+    with Graph().as_default() as graph:
+        with tf.device("/job:ps/task:0/device:CPU:0"):
+            parts = tf.unstack(source(shape=(MOST_TENSORS + 2,)))  # one operation makes all
+        with tf.device("/job:worker/task:0/device:CPU:0"):
+            last = tf.add_n([tf.exp(p) for p in parts])
+    assert [len(names) for names in packets_of(graph, [last])] == [MOST_TENSORS, 2]
+
+
+def test_the_program_for_people_says_what_travels_together() -> None:
+    with Graph().as_default() as graph:
+        with tf.device("/job:ps/task:0/device:CPU:0"):
+            made = [source(i, name=f"made{i}") for i in range(2)]
+        with tf.device("/job:worker/task:0/device:CPU:0"):
+            last = tf.add_n([tf.exp(m) for m in made])
+    plan = Step(graph, (last,), ()).plan()
+    for rank, word in ((0, "send"), (1, "recv")):
+        lines = [line for line in link(plan, by_task, rank, 3).text().splitlines() if f"{word} " in line and "made" in line]
+        assert len(lines) == 2 and all(" in one packet: #0, #1" in line for line in lines), lines
+
+
+# ---- both ends
+
+
+def patient(ready: Any, what: Any) -> None:
+    wait_until(ready, what, timeout_s=10)
+
+
+TRANSFERS = (
+    Transfer(3, "b:0", tf.bool, (3,), 0, 1, Task("a", 0), "/job:b/task:0"),
+    Transfer(5, "^done", None, None, 0, 1, Task("a", 0), "/job:b/task:0"),
+    Transfer(6, "x:0", tf.float64, (2, 2), 0, 1, Task("a", 0), "/job:b/task:0"),
+    Transfer(7, "none:0", tf.int32, (0, 4), 0, 1, Task("a", 0), "/job:b/task:0"),
+    Transfer(9, "s:0", tf.float32, (), 0, 1, Task("a", 0), FETCH),
+)
+NBYTES = 3 + 1 + 32 + 1 + 4
+
+
+class Pair:
+    """Rank 0, which sends `TRANSFERS` in one packet, and rank 1."""
+
+    def __init__(self, seed: int | None = None, wait: Any = patient, transfers: tuple[Transfer, ...] = TRANSFERS) -> None:
+        self.world = LoopbackWorld(2, seed=seed)
+        program = Program(0, packets=[transfers] if len(transfers) > 1 else [])
+        sides = [Packets(program, self.world.transport(rank), 100, wait) for rank in (0, 1)]
+        self.receiver = sides[1]
+        self.outgoing = [end for t in transfers if (end := sides[0].sending_end(t)) is not None]
+        self.incoming = [end for t in transfers if (end := sides[1].receiving_end(t)) is not None]
+        assert len(self.outgoing) == len(self.incoming) == len(transfers)
+
+    def send(self, values: Sequence[Any]) -> None:
+        for end, value in zip(self.outgoing, values, strict=True):
+            end.send() if value is None else end.send(value)
+
+
+def values_of(step: int) -> list[Any]:
+    return [
+        np.arange(3) % 2 == step % 2,
+        None,
+        np.full((2, 2), 0.5 + step).T,
+        np.empty((0, 4), np.int32),
+        np.float32(step),
+    ]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_all_tensors_of_a_packet_arrive_in_one_message_in_any_order_of_taking(seed: int | None) -> None:
+    pair = Pair(seed)
+    kept: list[list[Any]] = []
+    for step in range(4):
+        pair.receiver.post()
+        pair.send(values_of(step))
+        order = range(5) if step % 2 else reversed(range(5))
+        taken = {i: pair.incoming[i].take() for i in order}
+        kept.append([taken[i] for i in range(5)])
+        assert pair.receiver.drained()
+    for step, found in enumerate(kept):  # later steps have not changed what was taken
+        for value, expected in zip(found, values_of(step), strict=True):
+            if expected is None:
+                assert value is None
+            else:
+                assert value.dtype == expected.dtype and value.shape == expected.shape and value.tolist() == expected.tolist()
+                assert value.base is None and value.flags.aligned and value.flags.writeable
+    counters = pair.world.transport(0).counters
+    assert (counters.messages_sent, counters.bytes_sent) == (4, 4 * NBYTES)
+    assert not pair.world._channels
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("sent", range(5))
+def test_a_packet_that_is_not_whole_is_dead_for_all_its_tensors_and_the_next_step_is_a_good_one(sent: int, seed: int | None) -> None:
+    pair = Pair(seed)
+    for step in range(4):
+        pair.receiver.post()
+        if step % 2:
+            pair.send(values_of(step))
+            assert pair.incoming[4].take() == step
+            continue
+        for end, value in list(zip(pair.outgoing, values_of(step), strict=True))[:sent]:
+            end.send() if value is None else end.send(value)
+        for end in pair.outgoing[sent:]:
+            end.send_dead()
+        for incoming in pair.incoming:
+            with pytest.raises(DeadTensor):
+                incoming.take()
+    while any(end.pending() for end in pair.outgoing):
+        pass
+    assert pair.receiver.drained() and not pair.world._channels
+
+
+def test_a_wrong_shape_or_type_is_refused_and_names_the_tensor() -> None:
+    pair = Pair(transfers=(TRANSFERS[2],))
+    for wrong in (np.zeros((2, 2), np.float32), np.zeros(4), np.float64(1)):
+        text = f"'x:0' has shape {wrong.shape} and type {wrong.dtype}, but its static shape is (2, 2) and its type float64."
+        with pytest.raises(tf.errors.InternalError, match=re.escape(text)):
+            pair.outgoing[0].send(wrong)
+
+
+def test_the_next_step_s_first_tensor_waits_by_name_until_the_last_packet_has_left() -> None:
+    waits: list[str] = []
+
+    def wait(ready: Any, what: Any) -> None:
+        waits.append(what())
+        pair.receiver.post()  # now the receiver comes
+        patient(ready, what)
+
+    seed = next(s for s in range(50) if not _left_at_once(s))
+    pair = Pair(seed, wait)
+    pair.send(values_of(0))
+    pair.send(values_of(1))
+    assert waits == ["rank 1 to receive 'b:0' of the step before"]
+    assert pair.incoming[4].take() == 0.0, "the packet was written before it had left"
+
+
+def _left_at_once(seed: int) -> bool:
+    pair = Pair(seed)
+    pair.send(values_of(0))
+    return not any(end.pending() for end in pair.outgoing)
+
+
+def test_a_wait_says_which_tensor_is_awaited_and_a_step_that_cannot_wait_is_blocked_on_it() -> None:
+    pair = Pair(wait=None)
+    pair.receiver.post()
+    with pytest.raises(Blocked) as caught:
+        pair.incoming[2].take()
+    pending = caught.value.pending
+    assert pending.describe() == "tensor 'x:0' from /job:a/task:0 on rank 0 (for /job:b/task:0)"
+    assert not pending.ready()
+    pair.send(values_of(3))
+    assert pending.ready() and pending.result().tolist() == np.full((2, 2), 3.5).tolist()
+    assert pair.incoming[1].describe() == "the end of operation 'done' from /job:a/task:0 on rank 0 (for /job:b/task:0)"
