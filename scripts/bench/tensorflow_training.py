@@ -38,7 +38,8 @@ class TensorFlow:
             # The launcher's variables would make TensorFlow's processes look like ranks.
             environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMI", "PRTE", "HYDRA"))}
             environment.pop("PYTHONPATH", None)
-            self._child = subprocess.Popen([python, __file__], stdin=PIPE, stdout=PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+            pipes = {"stdin": PIPE, "stdout": PIPE, "stderr": subprocess.DEVNULL}
+            self._child = subprocess.Popen([python, __file__], text=True, env=environment, **pipes)
             self.pids = _answer(self._child)["pids"]
 
     def prepare(self, problem: Problem, form: str) -> None:

@@ -10,10 +10,6 @@ on all workers, from the first one's start to the last one's end, by the clock t
 from __future__ import annotations
 
 import os
-
-for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
-    os.environ[_name] = "1"  # ranks and not threads share the cores, for all contestants alike
-
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -24,6 +20,7 @@ import training_graphs
 import training_problem
 from figures import Measured, Report, arguments
 from tensorflow_training import TensorFlow
+from threadpoolctl import threadpool_limits
 from training_problem import WORKERS, Contestant, Problem
 
 import mpirt as tf
@@ -232,6 +229,7 @@ def main() -> None:
     if size not in (2, 4):
         parser.error(f"runs on 2 or 4 ranks, not on {size}.")
     cluster = tf.cluster(RankTable.from_text(FOLDED, 2) if size == 2 else {"ps": 2, "worker": 2})
+    threadpool_limits(1)  # ranks and not threads share the cores, for all contestants alike
     comm = MPI.COMM_WORLD.Dup()
     forms = FORMS[: 3 if size == 2 else 2] if args.forms == "all" else args.forms.split(",")
     problems = [getattr(training_problem, name)() for name in ("digits", "big") if args.problems == "all" or name in args.problems]
