@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import mpirt as tf
 from mpirt.compiler import buffers
-from mpirt.compiler.program import NO_SLOT, Run, Send
+from mpirt.compiler.exchange import Fold, Make
+from mpirt.compiler.program import NO_SLOT, Run, Send, frees_after_last_use
 from mpirt.graph.graph import Graph, Tensor
 from mpirt.graph.op_def import op_def, op_types
 from mpirt.runtime import executor, segments
@@ -269,6 +270,21 @@ def test_what_is_sent_is_held_until_it_has_left_unless_it_travels_in_a_packet(
     given = {slot for segment in sender.buffers.segments for slot, _ in segment.outputs}
     kept = sender.buffers.kept.keys()
     assert (sent <= kept and not sent & given) if copied else (sent <= given and not sent & kept)
+
+
+@pytest.mark.parametrize("into", [None, (0, 10)])
+def test_what_a_fold_may_give_on_as_its_result_is_no_buffer(into: tuple[int, int] | None) -> None:
+    y = chain(tf.placeholder(tf.float32, [10]), 8)
+    (sole,) = executors([y.op], [y.op.graph.get_tensor_by_name("Placeholder:0")])
+    program = sole.program
+    slot, target = program.instructions[-1].outputs[0], program.num_slots
+    program.instructions += [Make(target, tf.float32, (10,))] if into else []
+    program.instructions.append(Fold("fold", "sum", 1, (slot,), (None,), target, into))
+    program.num_slots, program.fetches = target + 1, [target]
+    program.frees = frees_after_last_use(program)
+    found = buffers.assign_buffers(program)
+    (segment,) = found.segments
+    assert ([s for s, _ in segment.outputs], list(found.kept)) == (([], [slot]) if into else ([slot], []))
 
 
 def test_a_matrix_in_another_layout_is_summed_in_the_order_of_its_own() -> None:
