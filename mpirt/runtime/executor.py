@@ -12,7 +12,7 @@ import itertools
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from operator import length_hint
@@ -31,7 +31,7 @@ from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run
 from mpirt.graph.function import Function, has_body
 from mpirt.graph.graph import Operation
 from mpirt.graph.op_def import Blocked, Pending
-from mpirt.runtime.device import CudaGpu, Device
+from mpirt.runtime.device import Device
 from mpirt.runtime.folding import Made, fold_call, part_of, view_call
 from mpirt.runtime.packets import IncomingPart, OutgoingPart, Packets
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
@@ -557,16 +557,7 @@ def _kernel_call(run: Run, state: SessionState) -> Callable[..., Any]:
         assert kernel.function is not None
         context = state.context(run.op, run.device)
         call = partial(kernel.function, context, **{name: run.op.attrs[name] for name in kernel.attrs})
-    return _on_gpu(call, device) if isinstance(device, CudaGpu) else call
-
-
-def _on_gpu(call: Callable[..., Any], device: Device) -> Callable[..., Any]:
-    def run(*inputs: Any) -> Any:
-        active: AbstractContextManager[Any] = device.active()
-        with active:
-            return call(*inputs)
-
-    return run
+    return device.bound(call)
 
 
 def _out(run: Run) -> int | tuple[int, ...]:
