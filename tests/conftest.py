@@ -10,5 +10,6 @@ from hypothesis import settings
 pytest_plugins = ["tests.mpirun_plugin", "tests.gpu_plugin"]
 
 settings.register_profile("ci", derandomize=True)
+settings.register_profile("gpu", deadline=None, derandomize=True)  # a kernel is compiled when it is used first
 if os.environ.get("CI"):
     settings.load_profile("ci")

@@ -7,14 +7,17 @@ evaluation (tests/reference.py) uses the kernels for GPUs. scripts/gpu-check run
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.mpirun_plugin import IN_RANK
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gpu", action="store_true", help="on a real GPU: run tests marked gpu, and kernels of references there")
+    parser.addoption("--gpu-kernels", metavar="DIR", help="with --gpu: note in DIR the operation types whose kernels ran there")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -30,6 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not visible_gpus():
         raise pytest.UsageError("--gpu: cupy is not installed here or sees no GPU (see 'On a GPU' in README.md).")
     reference.DEVICE = "GPU:0"
+    settings.load_profile("gpu")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -41,3 +45,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.get_closest_marker("gpu")]
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    folder = session.config.getoption("--gpu-kernels")
+    if folder and not IN_RANK:
+        from tests import reference
+
+        Path(folder, f"{os.getpid()}.txt").write_text("\n".join(sorted(reference.RAN)))

@@ -19,10 +19,12 @@ from mpirt.graph.function import ARG, Function
 from mpirt.graph.graph import Graph, Operation, Tensor
 from mpirt.graph.op_def import ArgDef, arg_size
 from mpirt.graph.shapes import compatible
+from mpirt.ops.state_ops import VariableCell
 from mpirt.runtime.device import CpuDevice, Device, open_device
 
 CPU = CpuDevice()
 DEVICE = "CPU:0"  # of references that name none; pytest --gpu changes it
+RAN: set[str] = set()  # operation types whose kernel has run on another device than a CPU
 
 
 class Reference:
@@ -58,18 +60,30 @@ class Reference:
         """Outputs of the body of a functional operation."""
         values = {(t.op.name, 0): v for t, v in zip(body.inputs, inputs, strict=True)}
         self._compute(body.graph, [*body.outputs, *body.control_outputs], values)
-        return [v if t.op.type == ARG else _read(v) for t in body.outputs for v in [values[t.op.name, t.value_index]]]
+        found = [(t, values[t.op.name, t.value_index]) for t in body.outputs]
+        return [self._in_host_memory(value if t.op.type == ARG else _read(value)) for t, value in found]
+
+    def value(self, variable: str) -> Any:
+        """A copy of the value of a variable, by its name."""
+        return np.array(self._in_host_memory(self.cells[variable].read()))
 
     def _execute(self, op: Operation, values: dict[tuple[str, int], Any]) -> None:
         kind = self.device.name.partition(":")[0]
         has_strings = any(t.dtype.base_dtype is dtypes.string for t in (*op.inputs, *op.outputs))
         device = self.device if kind in op.definition.kernels and not has_strings else CPU
         kernel = op.definition.kernels[device.name.partition(":")[0]]
+        if device is not CPU:
+            RAN.add(op.type)
         inputs = []
         for tensor, arg in zip(op.inputs, _flat(op, op.definition.inputs), strict=True):
             value = values[tensor.op.name, tensor.value_index]
             if tensor.dtype.is_ref and not arg.is_ref:
                 value = _read(value)
+            if isinstance(value, VariableCell) and value.initialized:  # nothing here puts operations beside their variables
+                moved = self._in_host_memory(value.read()) if device is CPU else self._in_device_memory(value.read())
+                if moved is not value.read():
+                    value.assign(moved)
+                del moved  # a kernel changes an array in place only if nobody else holds it
             on_host = arg.is_ref or arg.name in kernel.host or device is CPU
             inputs.append(self._in_host_memory(value) if on_host else self._in_device_memory(value))
         with np.errstate(all="ignore"), device.active():  # as the executor does: inf and NaN are values

@@ -87,6 +87,7 @@ class CollectiveSession:
         self._state = SessionState(ResourceManager(), cluster.devices)
         self._steps: dict[Leaves, list[_Step]] = {}
         self._by_key: dict[tuple[Leaves, frozenset[Tensor]], _Step] = {}
+        self._names: dict[Leaves, tuple[str, ...]] = {}
         self._places = Places()
         self._deadline: Deadline | None = None  # of the step under way
         self._lock = threading.RLock()  # held during a step; a py_func may run another one in it
@@ -106,7 +107,8 @@ class CollectiveSession:
 
     def _run_together(self, leaves: Leaves, feeds: dict[Tensor, Any], deadline: Deadline | None) -> list[Any]:
         collective = self._cluster.collective
-        call = collective.begin(self._number, tuple(f.name for f in leaves), caller_line())
+        names = self._names.get(leaves) or self._names.setdefault(leaves, tuple([f.name for f in leaves]))
+        call = collective.begin(self._number, names, caller_line())
         self._deadline = deadline
         try:
             step = self._find_step(call, leaves, feeds)
@@ -294,6 +296,7 @@ class CollectiveSession:
             self._closed = True
             self._steps.clear()
             self._by_key.clear()
+            self._names.clear()
             self._state = SessionState(ResourceManager(), self._cluster.devices)
 
 

@@ -352,13 +352,10 @@ _register("Pow", (*FLOATING, dtypes.int8, dtypes.int16, dtypes.int32, dtypes.int
 
 @register_kernel("Pow", memory="own")
 def _pow(ctx: KernelContext, x: Any, y: Any) -> Any:
-    if ctx.xp is np:
-        if y.dtype.kind == "i" and np.any(y < 0):
-            raise errors.InvalidArgumentError(
-                f"{ctx.op.name!r}: integers to negative integer powers are not allowed.", op=ctx.op
-            )
-        if y.ndim == 0 and y == 2:
-            return np.square(x)
+    if y.dtype.kind == "i" and ctx.xp.any(y < 0):
+        raise errors.InvalidArgumentError(f"{ctx.op.name!r}: integers to negative integer powers are not allowed.", op=ctx.op)
+    if ctx.xp is np and y.ndim == 0 and y == 2:
+        return np.square(x)
     return ctx.xp.power(x, y)
 
 

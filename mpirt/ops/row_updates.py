@@ -1,8 +1,8 @@
 """Rows of an array set or changed by number, where numbers may repeat: what numpy's indexing and ``ufunc.at`` do, on a GPU too.
 
-A GPU writes in no order, and its atomic updates know few types. Guarantee: the last of the rows that are set under one number
-stays, every row that is added (or compared) takes part, and integers come out to the bit, on all devices. Sums of floats are
-added on a GPU in no fixed order.
+A GPU writes in no order, and cupy's atomic updates know few types. Guarantee: the last of the rows that are set under one number
+stays, every row that is added (or compared) takes part, and all but sums of floats comes out to the bit, on all devices. Floats
+are added on a GPU in no fixed order.
 """
 
 from __future__ import annotations
@@ -43,32 +43,47 @@ def change_rows(xp: Any, ufunc: str, target: Array, rows: Array, updates: Array)
     if xp is np:
         getattr(np, ufunc).at(target, rows, updates)
         return
-    rows = xp.asarray(rows)
     if ufunc == "subtract":
         ufunc, updates = "add", xp.negative(updates)
-    wide, bias = _atomic_type(ufunc, target.dtype)
-    if wide == target.dtype:
-        getattr(xp, ufunc).at(target, rows, updates)
-    elif bias is not None:
-        changed = target.view(wide) ^ bias
-        getattr(xp, ufunc).at(changed, rows, xp.ascontiguousarray(updates).view(wide) ^ bias)
-        target[...] = (changed ^ bias).view(target.dtype)
-    else:
-        changed = target.astype(wide)
-        getattr(xp, ufunc).at(changed, rows, updates.astype(wide))
-        target[...] = changed.astype(target.dtype)
+    changed = _atomic(xp, ufunc, target)
+    getattr(xp, ufunc).at(changed, xp.asarray(rows), _atomic(xp, ufunc, xp.ascontiguousarray(updates)))
+    if changed is not target:
+        target[...] = _of_atomic(xp, ufunc, changed, target.dtype)
 
 
-_ATOMIC = {"add": "iIQefdFD", "maximum": "iIQfd", "minimum": "iIQfd"}  # type codes that cupy's ``at`` takes
+def _atomic(xp: Any, ufunc: str, x: Array) -> Array:
+    """``x`` in a type that ``ufunc`` of cupy can change atomically and that holds it exactly; ``x`` itself where it is one.
 
-
-def _atomic_type(ufunc: str, dtype: np.dtype[Any]) -> tuple[np.dtype[Any], np.uint64 | None]:
-    """The type that rows of type ``dtype`` are changed in, and what to flip in their bits if that is another view of them.
-
-    Sums wrap alike with and without a sign; with the sign bit flipped, signed numbers keep their order as unsigned ones.
+    Sums of integers wrap alike with and without a sign. Floats and signed 64-bit integers are compared as unsigned integers of
+    the same order: cupy compares float64 in float32, takes tiny float32 for zero, and knows no signed 64-bit ones.
     """
-    if dtype in [np.dtype(code) for code in _ATOMIC[ufunc]]:
-        return dtype, None
-    if dtype == np.int64:
-        return np.dtype(np.uint64), np.uint64(0 if ufunc == "add" else 1 << 63)
-    return np.dtype({"i": np.int32, "u": np.uint32, "f": np.float32}[dtype.kind]), None
+    if x.dtype.kind == "c":
+        return x[..., None].view(f"f{x.dtype.itemsize // 2}")
+    dtype = _wide(x.dtype)
+    x = x.astype(dtype, copy=False)
+    if dtype == np.int64 or (dtype.kind == "f" and ufunc != "add"):
+        bits = x.view(f"u{dtype.itemsize}")
+        sign = _sign(bits)
+        if dtype.kind == "f":
+            return bits ^ xp.where(bits >= sign, ~bits.dtype.type(0), sign)
+        return bits if ufunc == "add" else bits ^ sign
+    return x
+
+
+def _of_atomic(xp: Any, ufunc: str, x: Array, dtype: np.dtype[Any]) -> Array:
+    """What `_atomic` made ``x`` of."""
+    if dtype.kind == "c":
+        return x.view(dtype)[..., 0]
+    wide = _wide(dtype)
+    if x.dtype != wide and ufunc != "add":
+        sign = _sign(x)
+        x = x ^ (xp.where(x >= sign, sign, ~x.dtype.type(0)) if dtype.kind == "f" else sign)
+    return x.view(wide).astype(dtype, copy=False)
+
+
+def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return dtype if dtype.itemsize >= 4 else np.dtype(f"{dtype.kind}4")
+
+
+def _sign(bits: Array) -> Any:
+    return bits.dtype.type(1 << (8 * bits.dtype.itemsize - 1))

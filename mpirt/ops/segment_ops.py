@@ -292,14 +292,14 @@ def reduce_unsorted(ctx: KernelContext, ufunc: str, data: Any, ids: Any, num_seg
     inner = data.shape[ids.ndim :]
     rows, ids = data.reshape((-1, *inner)) if data.size else data.reshape((ids.size, *inner)), ids.reshape(-1)
     out = xp.full((count, *inner), neutral, data.dtype)
-    if xp is not np:  # looking at the numbers would stop the stream, so they aren't checked
-        used = (ids >= 0) & (ids < count)
-        change_rows(xp, ufunc, out, ids[used], rows[used])
-        return out
     if not ids.size:
         return out
     if ids.max() >= count:
         raise errors.InvalidArgumentError(f"{ctx.op.name!r}: segment id {ids.max()} is out of range [0, {count}).", op=ctx.op)
+    if xp is not np:
+        used = ids >= 0
+        change_rows(xp, ufunc, out, ids[used], rows[used])
+        return out
     if ids.min() < 0:
         used = ids >= 0
         rows, ids = rows[used], ids[used]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, Protocol
@@ -41,6 +42,9 @@ class Device(Protocol):
     def active(self) -> AbstractContextManager[Any]:
         """Make the device and its stream current inside the block."""
 
+    def bound(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """``call``, with the device and its stream current; the same function on a CPU."""
+
     def synchronize(self) -> None:
         """Wait until all work given to the device is done."""
 
@@ -66,6 +70,10 @@ class CpuDevice:
         """Nothing to do."""
         return nullcontext()
 
+    def bound(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function."""
+        return call
+
     def synchronize(self) -> None:
         """Nothing to do: kernels of a CPU have run when they return."""
 
@@ -86,8 +94,14 @@ class EmulatedGpu(CpuDevice):
         return np.array(array)
 
 
+_PINNED_NBYTES = 1 << 14  # from here on a copy to the host is worth page-locked memory: 2 x as fast at 64 KiB, 18 x at 64 MiB (H100)
+
+
 class CudaGpu:
-    """A GPU through cupy. All work of a rank goes to one stream of the device, so kernels and copies keep their order."""
+    """A GPU through cupy. All work of a rank goes to one stream of the device, so kernels and copies keep their order.
+
+    Large arrays come to page-locked host memory, which cupy keeps for the next ones when they are dropped.
+    """
 
     def __init__(self, index: int, ordinal: int) -> None:
         self._cupy = importlib.import_module("cupy")
@@ -101,19 +115,36 @@ class CudaGpu:
 
     def from_host(self, array: np.ndarray[Any, Any]) -> Array:
         """A copy in the GPU's memory, in the order of its stream."""
-        with self.active():
+        with self._device, self._stream:
             return self._cupy.asarray(array)
 
     def to_host(self, array: Array) -> np.ndarray[Any, Any]:
         """A copy in host memory, complete when this returns."""
-        with self.active():
-            host = self._cupy.asnumpy(array, stream=self._stream)
-        self._stream.synchronize()
-        return host  # type: ignore[no-any-return]
+        with self._device, self._stream:
+            host = self._pinned(array) if array.nbytes >= _PINNED_NBYTES else None
+            return self._cupy.asnumpy(array, stream=self._stream, out=host, blocking=True)  # type: ignore[no-any-return]
+
+    def _pinned(self, array: Array) -> np.ndarray[Any, Any] | None:
+        """Page-locked memory for ``array``; None if there is none left."""
+        try:
+            memory = self._cupy.cuda.alloc_pinned_memory(array.nbytes)
+        except self._cupy.cuda.runtime.CUDARuntimeError:
+            return None
+        return np.ndarray(array.shape, array.dtype, memory)
 
     def active(self) -> AbstractContextManager[Any]:
         """Make device and stream current."""
         return _Both(self._device, self._stream)
+
+    def bound(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """``call``, with device and stream current."""
+        device, stream = self._device, self._stream
+
+        def run(*inputs: Any) -> Any:
+            with device, stream:
+                return call(*inputs)
+
+        return run
 
     def synchronize(self) -> None:
         """Wait for the stream."""

@@ -265,3 +265,49 @@ def test_a_rank_that_comes_late_to_a_collective_is_named_by_those_that_wait(monk
     first = run_ranks(2, script, {"worker": 2})[0]
     assert isinstance(first.error, errors.DeadlineExceededError)
     assert "'meeting/reduce:0' from /job:worker/task:1 on rank 1 (for meeting/reduce, all pairs: all 0)" in str(first.error)
+
+
+def test_a_small_piece_of_a_gather_goes_to_its_place_in_a_large_result() -> None:
+    """The large piece travels straight into the result, the small one in a packet."""
+
+    def script(rank: int, cluster: Cluster) -> list[list[float]]:
+        xs = []
+        for i, size in enumerate((2, 20_000)):
+            with tf.device(f"/job:worker/task:{i}"):
+                xs.append(tf.placeholder(tf.float64, [size]))
+        ys = tf.collective.all_gather(xs)
+        with tf.Session(cluster=cluster) as session:
+            return [
+                [float(y[0]), float(y[1]), float(y.sum())]
+                for step in range(3)
+                for y in session.run(ys, {x: np.full(x.shape, 1.0 + i + step) for i, x in enumerate(xs)})
+            ]
+
+    expected = [[1.0 + step, 1.0 + step, 2 * (1.0 + step) + 20_000 * (2.0 + step)] for step in range(3) for _ in range(2)]
+    assert values(2, script, {"worker": 2}, seed=3) == [expected] * 2
+
+
+# ---- devices
+
+
+def test_tensors_on_gpus_are_reduced_too_and_the_results_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPIRT_EMULATED_GPUS", "2")
+
+    def script(rank: int, cluster: Cluster) -> list[Any]:
+        xs = []
+        for i, device in enumerate(["task:0/gpu:1", "task:1/gpu:0", "task:1/cpu:0"]):
+            with tf.device(f"/job:worker/{device}"):
+                xs.append(tf.placeholder(tf.float32, [6], f"x{i}") * 1.0)
+        ys = [*tf.collective.all_reduce(xs), *tf.collective.all_gather(xs), *tf.collective.reduce_scatter(xs)]
+        feeds = {x.op.inputs[0]: np.arange(6) + 10 * i for i, x in enumerate(xs)}
+        with tf.Session(cluster=cluster) as session:
+            found = session.run(ys, feeds)
+            places = [str(session.placement()[y.op.name]).rpartition("device:")[2] for y in ys]
+        return [places, [v.tolist() for v in found]]
+
+    for places, found in values(2, script, {"worker": 2}):
+        assert places == ["GPU:1", "GPU:0", "CPU:0"] * 3
+        total = [30 + 3 * i for i in range(6)]
+        assert found[:3] == [total] * 3
+        assert found[3:6] == [[*range(6), *range(10, 16), *range(20, 26)]] * 3
+        assert found[6:] == [total[:2], total[2:4], total[4:]]

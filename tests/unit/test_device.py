@@ -177,6 +177,7 @@ class FakeArray:
 
     def __init__(self, data: np.ndarray[Any, Any], stream: Any) -> None:
         self.data, self.stream = data, stream
+        self.nbytes, self.shape, self.dtype = data.nbytes, data.shape, data.dtype
 
 
 class FakeCupy(ModuleType):
@@ -208,13 +209,21 @@ class FakeCupy(ModuleType):
             def synchronize(self) -> None:
                 outer.synchronized += 1
 
+        def alloc_pinned_memory(nbytes: int) -> Any:
+            if self.pinned_left < nbytes:
+                raise CUDARuntimeError("out of memory")
+            self.pinned_left -= nbytes
+            return bytearray(nbytes)
+
         class CUDARuntimeError(Exception):
             pass
 
         self.gpus: int | Exception = 2
+        self.pinned_left = 1 << 20
         self.cuda = SimpleNamespace(
             Device=lambda ordinal: Scope(f"device {ordinal}"),
             Stream=Stream,
+            alloc_pinned_memory=alloc_pinned_memory,
             runtime=SimpleNamespace(
                 getDeviceProperties=lambda ordinal: {"name": b"Fake 9000"},
                 getDeviceCount=self.count,
@@ -230,9 +239,13 @@ class FakeCupy(ModuleType):
     def asarray(self, array: np.ndarray[Any, Any]) -> FakeArray:
         return FakeArray(array.copy(), tuple(self.current))
 
-    def asnumpy(self, array: FakeArray, stream: Any) -> np.ndarray[Any, Any]:
+    def asnumpy(self, array: FakeArray, stream: Any, out: Any, blocking: bool) -> np.ndarray[Any, Any]:
         assert stream.name == self.current[-1]
-        return array.data.copy()
+        self.synchronized += blocking
+        if out is None:
+            return array.data.copy()
+        out[...] = array.data
+        return out  # type: ignore[no-any-return]
 
     def negative(self, x: FakeArray) -> FakeArray:
         return FakeArray(-x.data, tuple(self.current))
@@ -259,6 +272,19 @@ def test_a_gpu_copies_in_its_own_stream_and_waits_for_what_it_gives_back(cupy: F
     assert cupy.synchronized == 1 and not cupy.current
     gpu.synchronize()
     assert cupy.synchronized == 2
+
+
+def test_large_arrays_come_to_page_locked_memory_while_there_is_some(cupy: FakeCupy) -> None:
+    gpu = CudaGpu(0, 0)
+    array = np.arange(100_000.0).reshape(100, 1000)
+    there = gpu.from_host(array)
+    backs = [gpu.to_host(there) for _ in range(2)]
+    assert cupy.pinned_left == (1 << 20) - array.nbytes
+    for back in backs:
+        assert back.dtype == array.dtype and back.flags.writeable
+        np.testing.assert_array_equal(back, array)
+    gpu.to_host(gpu.from_host(np.zeros(1000)))
+    assert cupy.pinned_left == (1 << 20) - array.nbytes, "a small one doesn't need it"
 
 
 def test_device_and_stream_are_left_when_a_kernel_raises(cupy: FakeCupy) -> None:

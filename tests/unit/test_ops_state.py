@@ -151,7 +151,7 @@ def test_two_graphs_that_declare_a_variable_differently_are_refused_with_both_si
         assert error.match(line)
         second.graph = Graph()
         second.reference.graph = second.graph
-    np.testing.assert_array_equal(first.reference.cells["w"].read(), np.zeros(2))
+    np.testing.assert_array_equal(first.reference.value("w"), np.zeros(2))
 
 
 def test_a_name_that_belongs_to_another_kind_of_resource_is_refused(v: Variables) -> None:
