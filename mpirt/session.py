@@ -142,9 +142,12 @@ class BaseSession:
         """
         if self._closed:
             raise closed_error()
-        if self._graph.version == 0:
-            raise RuntimeError("The Session graph is empty. Add operations to the graph before calling run().")
-        return self._run(self._mapper(fetches), feed_tensors(self._graph, feed_dict) if feed_dict else {}, options)
+        mapper = self._mappers.get(fetches) if fetches.__class__ is Tensor or fetches.__class__ is Operation else None
+        if mapper is None:
+            if self._graph.version == 0:
+                raise RuntimeError("The Session graph is empty. Add operations to the graph before calling run().")
+            mapper = self._mapper(fetches)
+        return self._run(mapper, feed_tensors(self._graph, feed_dict) if feed_dict else {}, options)
 
     def _run(self, mapper: FetchMapper, feeds: dict[Tensor, Any], options: Any) -> Any:
         if not mapper.leaves:

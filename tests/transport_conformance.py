@@ -213,6 +213,38 @@ def a_message_longer_than_its_receive_is_an_error_that_names_both_ranks(transpor
     complete(send)
 
 
+def prepared_messages_are_started_again_and_again_and_meet_others_in_order(transport: Transport) -> None:
+    right, left = (transport.rank + 1) % transport.size, (transport.rank - 1) % transport.size
+    outgoing, incoming = [np.zeros(4), np.zeros(1)], [np.full(4, -1.0), np.full(1, -1.0)]
+    sends = [transport.prepare_send(buffer, right, tag=9 + i) for i, buffer in enumerate(outgoing)]
+    receives = [transport.prepare_receive(buffer, left, tag=9 + i) for i, buffer in enumerate(incoming)]
+    assert all(request.test() for request in (*sends, *receives)), "before its first start it is complete"
+    before = _copy(transport.counters)
+    for step in range(6):
+        transport.start_all(receives) if step % 2 else [receive.start() for receive in receives]
+        for i, buffer in enumerate(outgoing):
+            buffer[:] = 10 * step + i
+        if step == 3:  # an empty message of another kind comes in its place
+            other = transport.isend(np.empty(0), right, tag=9)
+            sends[1].start()
+            complete(other, sends[1], *receives)
+            assert receives[0].nbytes() == 0 and receives[1].nbytes() == 8
+            continue
+        for send in sends:
+            send.start()
+        complete(*sends, *receives)
+        assert [buffer.tolist() for buffer in incoming] == [[10.0 * step] * 4, [10.0 * step + 1]]
+        assert [r.nbytes() for r in receives] == [32, 8] == [s.nbytes() for s in sends]
+        assert all(request.test() for request in (*sends, *receives)), "once complete, always complete"
+    after = transport.counters
+    assert after.messages_sent - before.messages_sent == after.messages_received - before.messages_received == 12
+    assert after.bytes_sent - before.bytes_sent == after.bytes_received - before.bytes_received == 5 * 32 + 6 * 8
+    transport.release([*sends, *receives])
+    for _ in range(3):
+        transport.poll_control()
+    meet(transport)
+
+
 def ranks_that_live_are_not_taken_for_dead(transport: Transport) -> None:
     assert all(transport.peer_alive(rank) for rank in everyone(transport))
     assert transport.check_peers(everyone(transport)) is None
@@ -229,6 +261,7 @@ CHECKS = (
     large_messages_travel_in_chunks_and_may_be_short_or_empty,
     a_receive_can_be_cancelled_until_its_message_comes,
     a_message_longer_than_its_receive_is_an_error_that_names_both_ranks,
+    prepared_messages_are_started_again_and_again_and_meet_others_in_order,
     ranks_that_live_are_not_taken_for_dead,
 )
 

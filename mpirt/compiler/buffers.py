@@ -3,8 +3,9 @@
 Elementwise functions of static shape run one behind the other are gathered into *segments*, whose results live in buffers of
 the executor. Guarantees:
 
-- a result is in a buffer only if nobody can hold it beyond its last use: it is not fetched, not sent, and read by nothing
-  but kernels registered with ``memory="own"`` (they keep no input and return no view), also through views of it;
+- a result is in a buffer only if nobody can hold it beyond its last use: it is not fetched, sent at most in a packet, which is
+  a copy, and read only by kernels registered with ``memory="own"`` (they keep no input and return no view), also where they
+  read a view of it;
 - two results share a buffer only if their lifetimes don't overlap, or if the second is written over the first by the
   function that reads that for the last time;
 - in a *chain* - functions over large arrays of one shape, run block by block - a result that only the chain reads has a
@@ -261,6 +262,7 @@ class _Assigner:
     def _find_holders(self) -> None:
         """What may be held beyond its last use, and when that is."""
         roots, held = self.roots, self.held
+        packed = {transfer.index for packet in self.program.packets for transfer in packet}  # what is sent in one is copied at once
         for i in self.program.instructions:
             if isinstance(i, Run):
                 memory = i.op.definition.kernels[i.device.type].memory
@@ -272,7 +274,7 @@ class _Assigner:
                     held.update(i.inputs)
             elif isinstance(i, View):
                 roots[i.target] = roots.get(i.source, i.source)
-            elif isinstance(i, Send | Move):
+            elif isinstance(i, Move) or isinstance(i, Send) and i.transfer.index not in packed:
                 held.add(i.source)
         self.staying = {roots.get(slot, slot) for slot in self.program.fetches}
         held.update(self.staying)

@@ -19,6 +19,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from mpirt import errors
@@ -54,6 +55,11 @@ class Call:
     def __str__(self) -> str:
         names = ", ".join(self.fetches[:4]) + (f" and {len(self.fetches) - 4} more" if len(self.fetches) > 4 else "")
         return f"run([{names}]) of session {self.session} at {self.where or 'an unknown line'}"
+
+
+@lru_cache(maxsize=1024)
+def _spelt(session: int, fetches: tuple[str, ...]) -> bytes:
+    return f"{session} {fetches}".encode()
 
 
 class Collective:
@@ -106,7 +112,7 @@ class Collective:
         call = self._current = Call(self._next, session, fetches, where)
         self._open.add(call.number)
         self._next += 1
-        self._history = zlib.crc32(f"{session} {fetches}".encode(), self._history)
+        self._history = zlib.crc32(_spelt(session, fetches), self._history)
         self._calls[call.number] = call
         if len(self._calls) > _REMEMBERED_CALLS:
             self._calls.popitem(last=False)

@@ -30,6 +30,8 @@ from mpirt.runtime.feeds import feed_array
 from mpirt.runtime.rendezvous import Abandoned
 from mpirt.runtime.resources import ResourceManager
 
+_FIRST_LOOKS = 50  # 10 us: a small answer of a rank that is at work comes in as much, and less than a wait takes to set up
+
 
 class _Step:
     """A compiled signature: the plan, this rank's program and its executor."""
@@ -87,6 +89,7 @@ class CollectiveSession:
         self._state = SessionState(ResourceManager(), cluster.devices)
         self._steps: dict[Leaves, list[_Step]] = {}
         self._by_key: dict[tuple[Leaves, frozenset[Tensor]], _Step] = {}
+        self._names: dict[Leaves, tuple[str, ...]] = {}
         self._places = Places()
         self._deadline: Deadline | None = None  # of the step under way
         self._lock = threading.RLock()  # held during a step; a py_func may run another one in it
@@ -106,7 +109,8 @@ class CollectiveSession:
 
     def _run_together(self, leaves: Leaves, feeds: dict[Tensor, Any], deadline: Deadline | None) -> list[Any]:
         collective = self._cluster.collective
-        call = collective.begin(self._number, tuple(f.name for f in leaves), caller_line())
+        names = self._names.get(leaves) or self._names.setdefault(leaves, tuple([f.name for f in leaves]))
+        call = collective.begin(self._number, names, caller_line())
         self._deadline = deadline
         try:
             step = self._find_step(call, leaves, feeds)
@@ -164,6 +168,9 @@ class CollectiveSession:
 
     def _wait(self, ready: Callable[[], bool], what: Callable[[], str]) -> None:
         """How this session's steps wait: under the job's control plane, and no longer than the user allows."""
+        for _ in range(_FIRST_LOOKS):
+            if ready():
+                return
         plane = self._cluster.plane
         deadline = self._deadline
         if deadline is None:
@@ -294,6 +301,7 @@ class CollectiveSession:
             self._closed = True
             self._steps.clear()
             self._by_key.clear()
+            self._names.clear()
             self._state = SessionState(ResourceManager(), self._cluster.devices)
 
 

@@ -55,6 +55,7 @@ from mpirt.transport.base import ControlMessage, Transport
 _log = logging.getLogger("mpirt")
 
 _STATUS_AFTER_S = 1.0  # a rank that has waited this long tells rank 0 where it stands, then each time the wait doubles
+_SHORT_S = 1e-3  # a wait that is shorter looks up no setting
 _LOOK_S = 0.01
 _ENDING_S = 5.0  # a launcher takes less to end the ranks of an aborted job
 
@@ -379,11 +380,13 @@ class _Clock:
         self._plane = plane
         self._what = what
         self._start = time.perf_counter()
-        self._next_s = min(_STATUS_AFTER_S, config.get("MPIRT_STALL_S") or _STATUS_AFTER_S)
+        self._next_s = 0.0  # not looked up yet: most waits are short
 
     def tick(self) -> None:
         elapsed_s = time.perf_counter() - self._start
-        if elapsed_s >= self._next_s:
+        if not self._next_s and elapsed_s > _SHORT_S:
+            self._next_s = min(_STATUS_AFTER_S, config.get("MPIRT_STALL_S") or _STATUS_AFTER_S)
+        if self._next_s and elapsed_s >= self._next_s:
             self._next_s = 2 * elapsed_s
             status = self._plane.status(self._what())
             if status is not None:

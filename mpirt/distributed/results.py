@@ -5,8 +5,8 @@ An array that nobody else holds is given away as it is; all others are copied. S
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -23,21 +23,26 @@ def as_results(values: list[Any], fed: Sequence[bool], received: Sequence[bool] 
         else has it; none if left out
     """
     for i in range(len(values)):
-        if values[i] is None or isinstance(values[i], np.generic):
+        value = values[i]
+        if not isinstance(value, np.ndarray):  # a number, or nothing
             continue
         if fed[i]:
-            values[i] = np.array(values[i])
-        elif values[i].ndim == 0:
-            values[i] = values[i][()]
-        elif received and received[i] and values[i].base is None:
+            values[i] = np.array(value)
+        elif value.ndim == 0:
+            values[i] = value[()]
+        elif value.base is not None:
+            values[i] = np.array(value)
+        elif received and received[i]:
             continue
-        elif values[i].base is not None or not values[i].flags.writeable or _references(values, i) != _SOLE_HOLDER:
-            values[i] = np.array(values[i])
+        elif getrefcount(value) != _SOLE_HOLDER or not value.flags.writeable:
+            values[i] = np.array(value)
     return values
 
 
-def _references(values: list[Any], i: int) -> int:
-    return sys.getrefcount(values[i])
+def _measure_sole_holder() -> int:
+    values = [np.zeros(1)]
+    value = values[0]
+    return getrefcount(value)
 
 
-_SOLE_HOLDER = _references([np.zeros(1)], 0)  # what it is while only the list of results holds an array
+_SOLE_HOLDER = _measure_sole_holder()  # what it is while only the list of results holds an array, and a local name

@@ -37,7 +37,7 @@ from mpirt.runtime.packets import IncomingPart, OutgoingPart, Packets
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
 from mpirt.runtime.resources import ResourceManager
 from mpirt.runtime.segments import SEGMENT, Instruction, Lane
-from mpirt.runtime.windows import receiving_end, sending_end
+from mpirt.runtime.windows import WindowOutgoing, receiving_end, sending_end
 from mpirt.transport.base import Transport
 
 _PYTHON = ("PyFunc", "PyFuncStateless")
@@ -241,10 +241,12 @@ class Executor:
         try:
             return self._lanes.pop()
         except IndexError:
-            return Lane(self.buffers, self._code, self._template, own_context=not (self.has_bodies or self.calls_python))
+            own_context = not (self.has_bodies or self.calls_python)
+            return Lane(self.buffers, self._code, self._template, self._produced, own_context)
 
     def _bind_messages(self) -> None:
         self._incoming: list[Incoming | Packets] = []
+        self._produced: dict[int, Callable[[], Any]] = {}  # for slots whose values leave through windows, what lends the window's array
         self._outgoing: list[Outgoing | OutgoingPart] = []  # one for each `Send`
         packets: Packets | None = None
         made: dict[int, Made] = {}
@@ -263,6 +265,8 @@ class Executor:
             if isinstance(instruction, Send):
                 outgoing = packets.sending_end(transfer) or sending_end(transport, transfer, tag, self._wait)
                 self._outgoing.append(outgoing)
+                if isinstance(outgoing, WindowOutgoing) and instruction.part is None:
+                    self._produced[instruction.source] = outgoing.buffer
                 if instruction.source in made:
                     made[instruction.source].sent_by(outgoing.pending)
                 send = outgoing.send if instruction.part is None else partial(_send_part, outgoing, instruction.part)

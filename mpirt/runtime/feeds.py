@@ -31,6 +31,9 @@ def feed_tensors(graph: Graph, feed_dict: Mapping[Any, Any]) -> dict[Tensor, Any
     """
     feeds: dict[Tensor, Any] = {}
     for whole, given in feed_dict.items():
+        if whole.__class__ is Tensor and whole.op.graph is graph:  # nearly always
+            feeds[whole] = given
+            continue
         for key, value in _parts(whole, given):
             try:
                 tensor = graph.as_graph_element(key, allow_operation=False)

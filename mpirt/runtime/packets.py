@@ -17,7 +17,7 @@ import numpy as np
 from mpirt.compiler.packets import is_small, packed_nbytes
 from mpirt.compiler.program import Program, Transfer
 from mpirt.graph.op_def import Blocked
-from mpirt.runtime.rendezvous import DeadTensor, Wait, broken_promise, described
+from mpirt.runtime.rendezvous import DeadTensor, Wait, broken_promise, comes_soon, described
 from mpirt.transport.base import Prepared, Request, Transport
 
 Array = np.ndarray[Any, Any]
@@ -200,7 +200,8 @@ class IncomingPart:
         if not self.ready():
             if self._wait is None:
                 raise Blocked(self)
-            self._wait(self.ready, self.describe)
+            if not comes_soon(self.ready):
+                self._wait(self.ready, self.describe)
         return self.result()
 
     def result(self) -> Any:

@@ -12,10 +12,11 @@ Does not own: which results live in which buffers (``compiler.buffers``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import Context
 from functools import partial
 from operator import itemgetter, length_hint
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,19 @@ Array = np.ndarray[Any, Any]
 Instruction = tuple[Callable[..., Any], tuple[int, ...], Any, tuple[int, ...]]  # function, slots in, slots out, slots to drop
 _Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
+_NOWHERE: Mapping[int, Callable[[], Array]] = MappingProxyType({})
 _ALIGNMENT = 64  # a cache line
 
 
 class Lane:
     """The instructions of a program with its segments bound to buffers of their own.
+
+    Parameters
+    ----------
+    buffers : which results live where
+    code, template : of the program
+    produced : for slots whose values are wanted in arrays of somebody else's, what gives these (``WindowOutgoing.buffer``)
+    own_context : see ``context``
 
     Attributes
     ----------
@@ -44,7 +53,14 @@ class Lane:
 
     __slots__ = ("code", "positions", "template", "loaded", "context")
 
-    def __init__(self, buffers: Buffers, code: Sequence[Instruction], template: Sequence[Any], own_context: bool = False) -> None:
+    def __init__(
+        self,
+        buffers: Buffers,
+        code: Sequence[Instruction],
+        template: Sequence[Any],
+        produced: Mapping[int, Callable[[], Array]] = _NOWHERE,
+        own_context: bool = False,
+    ) -> None:
         self.context: Context | None = None
         if own_context:
             self.context = Context()
@@ -62,7 +78,7 @@ class Lane:
             whole = code[segment.first : segment.last + 1]
             taken = {i.slot for i in segment.inputs}
             frees = tuple([slot for *_, slots in whole for slot in slots if slot in taken])
-            self.code.append((BoundSegment(segment, arrays, self.template, whole), SEGMENT, -1, frees))
+            self.code.append((BoundSegment(segment, arrays, self.template, whole, produced), SEGMENT, -1, frees))
             self.positions.append(segment.first)
             position = segment.last + 1
         self._append(code, position, len(code))
@@ -109,12 +125,19 @@ class BoundSegment:
 
     __slots__ = ("reached", "_first", "_inputs", "_new", "_parts", "_copied", "_given", "_instructions")
 
-    def __init__(self, segment: Segment, arrays: _Arrays, template: Sequence[Any], instructions: Sequence[Instruction]) -> None:
+    def __init__(
+        self,
+        segment: Segment,
+        arrays: _Arrays,
+        template: Sequence[Any],
+        instructions: Sequence[Instruction],
+        produced: Mapping[int, Callable[[], Array]],
+    ) -> None:
         self.reached = segment.first
         self._first = segment.first
         self._instructions = instructions
         self._inputs: list[tuple[int, int, tuple[int, ...], np.dtype[Any], Array | None]] = []
-        self._new: list[tuple[tuple[int, ...], np.dtype[Any]]] = []
+        self._new: list[Callable[[], Array]] = []
         self._copied: list[tuple[int, Array]] = []
         self._given: list[tuple[int, int]] = []
         bound: dict[int, Any] = {slot: arrays.of(home) for slot, home in segment.homes.items()}
@@ -130,7 +153,7 @@ class BoundSegment:
                 index = num_inputs + len(self._new)
                 bound[slot] = _Handed(index)
                 self._given.append((slot, index))
-                self._new.append((form.shape, form.dtype))
+                self._new.append(produced.get(slot) or partial(np.empty, form.shape, form.dtype))
         self._parts: list[_Loop | _Blocks] = []
         for part in segment.parts:
             calls = []
@@ -160,8 +183,8 @@ class BoundSegment:
                 handed.append(value)
             else:
                 home[...] = value
-        for shape, dtype in self._new:
-            handed.append(np.empty(shape, dtype))
+        for new in self._new:
+            handed.append(new())
         for part in self._parts:
             try:
                 part.run(handed)

@@ -18,8 +18,8 @@ from task_patterns import WORDS, TaskGraph
 
 import mpirt as tf
 from mpirt.cluster.task import Task
-from mpirt.compiler.program import Transfer
-from mpirt.runtime.rendezvous import Incoming, Outgoing
+from mpirt.compiler.program import Program, Transfer
+from mpirt.runtime.packets import Packets
 
 if TYPE_CHECKING:
     from taskbench import Case
@@ -47,24 +47,25 @@ class MessageCosts:
                 pass
 
         self._comm = comm
-        rank, transport = cluster.rank, cluster.transport
+        rank = cluster.rank
         first = cluster.reserve_tags(2 * MESSAGES)
         both = [
             [
-                Transfer(i, f"x{i}:0", tf.uint64, (WORDS,), src, 1 - src, Task("worker", src), "benchmark")
+                Transfer(src * MESSAGES + i, f"x{i}:0", tf.uint64, (WORDS,), src, 1 - src, Task("worker", src), "benchmark")
                 for i in range(MESSAGES)
             ]
             for src in (0, 1)
         ]
-        self._outgoing = [Outgoing(transport, t, first + rank * MESSAGES + t.index, patient) for t in both[rank]]
-        self._incoming = [Incoming(transport, t, first + (1 - rank) * MESSAGES + t.index, patient) for t in both[1 - rank]]
+        ends = self._ends = Packets(Program(rank), cluster.transport, first, patient)
+        self._outgoing = [end for t in both[rank] if (end := ends.sending_end(t)) is not None]
+        self._incoming = [end for t in both[1 - rank] if (end := ends.receiving_end(t)) is not None]
 
     def measure(self) -> tuple[float, float, float]:
         """Seconds to post, send and take one message that nobody has to wait for: medians."""
         value = np.zeros(WORDS, np.uint64)
         posts, sends, takes = [], [], []
         for _ in range(ROUNDS):
-            posts.append(self._timed(lambda: [i.post() for i in self._incoming]))
+            posts.append(self._timed(self._ends.post))
             sends.append(self._timed(lambda: [o.send(value) for o in self._outgoing]))
             while not all([i.ready() for i in self._incoming]):
                 pass

@@ -265,3 +265,23 @@ def test_a_rank_that_comes_late_to_a_collective_is_named_by_those_that_wait(monk
     first = run_ranks(2, script, {"worker": 2})[0]
     assert isinstance(first.error, errors.DeadlineExceededError)
     assert "'meeting/reduce:0' from /job:worker/task:1 on rank 1 (for meeting/reduce, all pairs: all 0)" in str(first.error)
+
+
+def test_a_small_piece_of_a_gather_goes_to_its_place_in_a_large_result() -> None:
+    """The large piece travels straight into the result, the small one in a packet."""
+
+    def script(rank: int, cluster: Cluster) -> list[list[float]]:
+        xs = []
+        for i, size in enumerate((2, 20_000)):
+            with tf.device(f"/job:worker/task:{i}"):
+                xs.append(tf.placeholder(tf.float64, [size]))
+        ys = tf.collective.all_gather(xs)
+        with tf.Session(cluster=cluster) as session:
+            return [
+                [float(y[0]), float(y[1]), float(y.sum())]
+                for step in range(3)
+                for y in session.run(ys, {x: np.full(x.shape, 1.0 + i + step) for i, x in enumerate(xs)})
+            ]
+
+    expected = [[1.0 + step, 1.0 + step, 2 * (1.0 + step) + 20_000 * (2.0 + step)] for step in range(3) for _ in range(2)]
+    assert values(2, script, {"worker": 2}, seed=3) == [expected] * 2

@@ -411,7 +411,43 @@ PROGRAMS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a transfer with a number below 0": (
         lambda p: p.transfers.add(index=-1, src_rank=0, dst_rank=1, src="/job:ps/task:0"), r"malformed program: transfer -1 .*"
     ),
+    "a packet of transfers that aren't there": (
+        lambda p: p.packets.add(transfers=[77]), r"malformed program: transfer 77 of \d+\."
+    ),
+    "a packet of one": (
+        lambda p: packet(p, [(0, 1)]), r"malformed program: a packet of 1 transfers is too short or too large\."
+    ),
+    "a packet that is too large": (
+        lambda p: packet(p, [(0, 1), (0, 1)], 600), r"malformed program: a packet of 2 transfers is too short or too large\."
+    ),
+    "a packet of unknown size": (
+        lambda p: packet(p, [(0, 1), (0, 1)], -1), r"malformed program: a packet of 2 transfers is too short or too large\."
+    ),
+    "a packet to and fro": (
+        lambda p: packet(p, [(0, 1), (1, 0)]), r"malformed program: a packet goes from one rank to one rank\."
+    ),
+    "a transfer in two packets": (
+        lambda p: (packet(p, [(0, 1), (0, 1)]), p.packets.add().CopyFrom(p.packets[0])),
+        r"malformed program: a transfer is in two packets\.",
+    ),
+    "a packet that is never sent": (
+        lambda p: packet(p, [(own(p), 1 - own(p))] * 2), r"malformed program: the transfers of a packet are not sent in its order\."
+    ),
 }  # fmt: skip
+
+
+def packet(program: Any, ends: list[tuple[int, int]], size: int = 1) -> None:
+    """Add a packet of float64 vectors between ranks."""
+    first = len(program.transfers)
+    for i, (src, dst) in enumerate(ends):
+        spec = TensorSpec(name=f"x{i}:0", dtype=2, shape=[size])
+        program.transfers.add(index=50 + i, tensor=spec, src_rank=src, dst_rank=dst, src="/job:ps/task:0")
+    program.packets.add(transfers=range(first, first + len(ends)))
+
+
+def own(program: Any) -> int:
+    """The rank of the program: that of its only device."""
+    return 0 if "/job:ps/task:0" in program.devices[0] else 1
 
 
 @pytest.mark.parametrize("what", PROGRAMS)

@@ -226,3 +226,32 @@ def test_a_killed_rank_leaves_no_shared_memory_behind(mpirun: Mpirun, victim: in
     assert during - before > 200, "the window of 256 MiB was there"
     assert shared_mib() - before < 100
     assert not [name for name in set(os.listdir("/dev/shm")) - names if "mpirt" in name]
+
+
+@pytest.mark.ranks([2, 3])
+def test_what_a_kernel_produces_is_sent_from_where_it_was_written(rank: int, nranks: int) -> None:
+    """Each task's sum goes to the next, is also used where it was made, and is kept by a variable there: all are right."""
+    cluster = tf.cluster({"worker": nranks})
+    kept, values = [], []
+    with on(0):
+        x = tf.placeholder(tf.float32, [N], "x")
+        y = x * 2.0 + 1.0
+    for task in range(nranks):
+        with on(task):
+            y = y * 2.0 + 1.0
+            v = tf.Variable(tf.zeros([N]))
+            values.append(v)
+            kept.append(v.assign(y))
+    with on(0):
+        back = tf.reduce_sum(y)
+    copies: list[Any] = []
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        for i in range(12):
+            got, *stored = session.run([back, *kept], {x: np.full(N, i, np.float32)})
+            copies.append(stored)
+            assert got == np.float32(N) * ((2 * i + 2) * 2**nranks - 1)
+    for i, stored in enumerate(copies):
+        for task, array in enumerate(stored):
+            assert (array == (2 * i + 2) * 2 ** (task + 1) - 1).all()
+    assert cluster.transport.counters.windows_sent == 12

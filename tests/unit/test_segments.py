@@ -77,8 +77,8 @@ def cases(draw: st.DrawFn) -> Case:
             case.variables.append(tf.Variable(case.values[-1], name=f"v{i}"))
         tensors: list[Tensor] = [*feeds, tf.constant(numbers.standard_normal((4, 6)).astype(np.float32))]
         order: list[Any] = []  # what must have run before: changes of variables are in one order with all else
-        for _ in range(draw(st.integers(1, 25))):
-            kind = draw(st.sampled_from(["unary", "binary", "binary", "view", "sum", "matmul", "read", "change", "less"]))
+        for _ in range(draw(st.integers(1, 40))):
+            kind = draw(st.sampled_from(["unary", "unary", "binary", "binary", "binary", "view", "sum", "matmul", "read", "change", "less"]))
             x = draw(st.sampled_from(tensors))
             with graph.control_dependencies(order):
                 if kind == "unary":
@@ -131,11 +131,12 @@ def arranged(draw: st.DrawFn, numbers: np.random.Generator, shape: list[int]) ->
 
 @pytest.mark.parametrize("block, small", [(64, 32), (16, 0), (1 << 18, 1 << 12), (64, 1 << 12)])
 @given(case=cases())
-@settings(max_examples=60, deadline=None, phases=(Phase.explicit, Phase.generate))
+@settings(max_examples=80, deadline=None, phases=(Phase.explicit, Phase.generate))
 def test_steps_give_what_numpy_gives_call_by_call_and_what_is_kept_never_changes(block: int, small: int, case: Case) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(buffers, "BLOCK_NBYTES", block)
         patch.setattr(buffers, "SMALL_NBYTES", small)
+        patch.setattr(buffers._Assigner, "_pays", lambda *_: True)  # segments also where they aren't worth it
         reference = Reference(case.graph)
         with tf.Session(graph=case.graph) as session:
             for runner in (session, reference):
@@ -222,6 +223,47 @@ def test_a_ufunc_gives_the_same_bits_over_its_own_memory_and_block_by_block(name
         assert bits(ufunc(*first, np.empty_like(whole))) == bits(plain(inputs[0], *[x[0] for x in inputs[1:]]))
 
 
+# ---------------------------------------------------------------------------------------------- who holds what
+
+
+def test_what_a_python_function_keeps_never_changes_also_if_it_is_a_view() -> None:
+    x = tf.placeholder(tf.float32, [4, 5])
+    kept: list[Any] = []
+    keep = tf.py_func(lambda *arrays: kept.extend(arrays), [tf.reshape(chain(x), [-1]), tf.transpose(tf.exp(chain(x)))], [])
+    fed = [np.full((4, 5), i, np.float32) for i in range(3)]
+    with tf.Session() as session:
+        for value in fed:
+            session.run(keep, {x: value})
+        assert segments_of(session)
+    right = [a for value in fed for a in (chained(value).reshape(-1), np.exp(chained(value)).T)]
+    assert [bits(a) for a in kept] == [bits(a) for a in right]
+
+
+def test_a_buffer_is_not_used_again_while_a_view_of_it_is_still_to_be_read() -> None:
+    x, z = tf.placeholder(tf.float32, [16]), tf.placeholder(tf.float32, [16])
+    view = tf.reshape(chain(x), [4, 4])
+    with tf.control_dependencies([view]):
+        other = chain(z)
+    with tf.control_dependencies([other]):
+        total = tf.reduce_sum(view, 0)
+    ones, twos = np.ones(16, np.float32), np.full(16, 2.0, np.float32)
+    with tf.Session() as session:
+        found = session.run([total, tf.reduce_sum(other)], {x: ones, z: twos})
+        assert len(segments_of(session)) == 2
+    assert bits(found[0]) == bits(chained(ones).reshape(4, 4).sum(0)) and bits(found[1]) == bits(chained(twos).sum())
+
+
+def test_a_matrix_in_another_layout_is_summed_in_the_order_of_its_own() -> None:
+    x = tf.placeholder(tf.float32, [300, 700])
+    total = tf.reduce_sum(chain(x), 1)
+    fed = np.random.default_rng(0).standard_normal((700, 300)).astype(np.float32).T
+    assert bits(chained(fed).sum(1)) != bits(np.ascontiguousarray(chained(fed)).sum(1))
+    with tf.Session() as session:
+        assert bits(session.run(total, {x: fed})) == bits(chained(fed).sum(1))
+        assert bits(session.run(total, {x: fed.copy()})) == bits(chained(fed.copy()).sum(1))
+        assert segments_of(session)
+
+
 # ---------------------------------------------------------------------------------------------- several steps at a time
 
 
@@ -245,17 +287,18 @@ def segments_of(session: tf.Session) -> list[buffers.Segment]:
 @pytest.mark.parametrize("size", [10, 5000])
 def test_threads_that_run_one_step_at_the_same_time_have_buffers_of_their_own(size: int) -> None:
     x = tf.placeholder(tf.float32, [size])
-    middle = tf.py_func(lambda a: (barrier.wait(10), a)[1], [chain(x)], tf.float32)
+    before = tf.tanh(chain(x))
+    with tf.control_dependencies([before]):
+        middle = tf.py_func(lambda a: (barrier.wait(10), a)[1], [x], tf.float32)  # all steps are here at the same time
     middle.set_shape([size])
-    y, z = chain(middle), chain(x) * 2.0
+    y = chain(chain(middle) + before)
     barrier = threading.Barrier(4)
     wrong: list[Any] = []
 
     def steps(session: tf.Session, number: int) -> None:
         for step in range(5):
-            fed = np.full(size, number * 100 + step, np.float32)
-            found = session.run([y, z], {x: fed})
-            if bits(found[0]) != bits(chained(chained(fed))) or bits(found[1]) != bits(chained(fed) * np.float32(2)):
+            fed = np.full(size, (number * 10 + step) / 50, np.float32)
+            if bits(session.run(y, {x: fed})) != bits(chained(chained(fed) + np.tanh(chained(fed)))):
                 wrong.append((number, step))
 
     with tf.Session() as session:
@@ -264,7 +307,7 @@ def test_threads_that_run_one_step_at_the_same_time_have_buffers_of_their_own(si
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(segments_of(session)) >= 2
+        assert len(segments_of(session)) == 2
     assert not wrong
 
 
@@ -351,8 +394,7 @@ def test_an_input_whose_static_shape_is_wrong_gives_what_the_calls_give_one_by_o
     with tf.Session() as session:
         right = chained(given)
         for _ in range(2):
-            found = session.run([first, second])
-            assert bits(found[0]) == bits(right) and bits(found[1]) == bits(chained(right + right.sum(axis=0)))
+            assert bits(session.run(second)) == bits(chained(right + right.sum(axis=0)))
         assert len(segments_of(session)) == 2
 
 
