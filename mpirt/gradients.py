@@ -184,10 +184,11 @@ def gradients(
             y.values if isinstance(y, IndexedSlices) else convert_to_tensor(y, name=f"y_{i}") for i, y in enumerate(y_list)
         ]
         stops = {_source(s, "stop").op for s in stop_list}
-        walk = _Walk(graph, colocate_gradients_with_ops, gate_gradients)
+        between = _between(targets, sources, stops)
+        walk = _Walk(graph, colocate_gradients_with_ops, gate_gradients, {*between, *[x.op for x in sources]})
         for i, (y, grad) in enumerate(zip(targets, grad_list, strict=True)):
             walk.add(y, _initial_gradient(y, grad, i, walk))
-        for op in reversed(_between(targets, sources, stops)):
+        for op in reversed(between):
             walk.differentiate(op)
         found = [walk.gradient(x) for x in sources]
         if unconnected is UnconnectedGradients.ZERO:
@@ -238,10 +239,11 @@ def hessians(
 
 
 class _Walk:
-    """Gradients found so far, and the operations added for them."""
+    """Gradients found so far, and the operations added for them; ``wanted`` are the operations that lead to some x."""
 
-    def __init__(self, graph: Graph, colocate: bool, gate: bool) -> None:
+    def __init__(self, graph: Graph, colocate: bool, gate: bool, wanted: set[Operation]) -> None:
         self._graph = graph
+        self._wanted = wanted
         self._colocate = colocate
         self._gate = gate
         self._parts: dict[Operation, list[list[Gradient]]] = {}
@@ -293,6 +295,9 @@ class _Walk:
                     _checked(op, t, g) if g is not None and _trainable(t) else None
                     for t, g in zip(op.inputs, in_grads, strict=True)
                 ]
+                # What leads to no x waits for nothing and is waited for by nothing: so it is never computed. TensorFlow computes
+                # it where gradients are gated, which is an optimizer's default: the first layer's product for the images.
+                in_grads = [g if t.op in self._wanted else None for t, g in zip(op.inputs, in_grads, strict=True)]
                 if self._gate:
                     in_grads = self._gated(in_grads)
         for tensor, grad in zip(op.inputs, in_grads, strict=True):

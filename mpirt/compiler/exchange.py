@@ -98,7 +98,7 @@ class Message(NamedTuple):
     number: int  # of the input, output, or segment
     tensor: Tensor  # that it is part of
     shape: tuple[int, ...] | None  # None if only known at run time
-    in_place: bool = False  # received into a part of the result
+    in_place: bool = False  # received into a part of an array that is made for the step
 
     @property
     def key(self) -> MessageKey:
@@ -202,7 +202,8 @@ class Exchange:
         elif self.op.type == REDUCE_SCATTER:
             for dst in self.receivers:
                 for number, (start, stop) in enumerate(self._blocks(dst)):
-                    yield from (Message("block", src, dst, number, tensor, (stop - start,)) for src in self.senders if src != dst)
+                    others = [src for src in self.senders if src != dst]
+                    yield from (Message("block", src, dst, number, tensor, (stop - start,), in_place=True) for src in others)
         elif self.way == "one":
             yield from (Message("result", src, dst, 0, tensor, self.shape) for src, dst in _down((*self.senders, *self._others)))
         elif self.way == "all pairs":
@@ -213,9 +214,11 @@ class Exchange:
         else:
             for owner in self.senders:
                 for number, (start, stop) in enumerate(self._segments(owner)):
-                    yield from (Message("to add", src, owner, number, tensor, (stop - start,)) for src in self.senders if src != owner)
+                    shape = (stop - start,)
+                    others = [src for src in self.senders if src != owner]
+                    yield from (Message("to add", src, owner, number, tensor, shape, in_place=True) for src in others)
                     others = [dst for dst in self.receivers if dst != owner]
-                    yield from (Message("sum", owner, dst, number, tensor, (stop - start,), in_place=True) for dst in others)
+                    yield from (Message("sum", owner, dst, number, tensor, shape, in_place=True) for dst in others)
 
     @property
     def _others(self) -> list[int]:
@@ -378,9 +381,7 @@ class _Part:
                     self._send("to add", owner, number, local, segments[owner][number])
         out = self._make((ex.size,))
         for number, part in enumerate(segments.get(self.rank, ())):
-            slots = [local if src == self.rank else self._recv("to add", src, number) for src in ex.senders]
-            parts = [part if src == self.rank else None for src in ex.senders]
-            self.program.emit(Fold(ex.name, self.how, self.divisor, tuple(slots), tuple(parts), out, part, op=ex.op))
+            self._add("to add", number, local, part, out, part)
             for dst in _after(ex.receivers, self.rank):
                 if dst != self.rank:
                     self._send("sum", dst, number, out, part)
@@ -400,15 +401,26 @@ class _Part:
                     self._send("block", dst, number, local, block)
         size = ex.size // len(ex.targets)
         for number, (start, stop) in enumerate(ex._blocks(self.rank)):
-            slots = [local if src == self.rank else self._recv("block", src, number) for src in ex.senders]
-            parts = [(start, stop) if src == self.rank else None for src in ex.senders]
             out = self._make((stop - start,))
-            self.program.emit(Fold(ex.name, self.how, self.divisor, tuple(slots), tuple(parts), out, (0, stop - start), op=ex.op))
+            self._add("block", number, local, (start, stop), out, (0, stop - start))
             for index, ranks in enumerate(ex.targets):
                 if self.rank in ranks and start <= index * size < max(stop, start + 1):
                     output = ex.op.outputs[index]
                     shape = tuple([s for s in output.static_shape or () if s is not None])
                     self.program.give(output, self._view(out, (index * size - start, (index + 1) * size - start), shape))
+
+    def _add(self, role: str, number: int, local: int, part: Part, out: int, into: Part) -> None:
+        """Reduce what all ranks have of one part, in the order of ranks."""
+        ex = self.exchange
+        others = [src for src in ex.senders if src != self.rank]
+        size = part[1] - part[0]
+        room = self._make((size * len(others),))
+        places = {src: (size * i, size * (i + 1)) for i, src in enumerate(others)}
+        for src, place in places.items():
+            self._recv(role, src, number, (room, place))
+        slots = tuple([local if src == self.rank else room for src in ex.senders])
+        parts = tuple([places.get(src, part) for src in ex.senders])
+        self.program.emit(Fold(ex.name, self.how, self.divisor, slots, parts, out, into, op=ex.op))
 
     # ---- gathering
 

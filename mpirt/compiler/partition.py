@@ -2,7 +2,8 @@
 
 Guarantees: one edge for each (tensor, destination task), however many consumers. A variable's own tensor has one edge for
 each of its values that a task needs: it starts behind the last operation before the consumer that may have changed the
-variable, so that the consumer sees what it would see if all tasks were one. Plans speak of tasks, never of ranks.
+variable, so that the consumer sees what it would see if all tasks were one. A constant marked ``EVERYWHERE_ATTR`` has no edge:
+each task that needs it has it from the start. Plans speak of tasks, never of ranks.
 A collective has no edges for what goes in and comes out: the tasks with its inputs and those that need its outputs come to
 its place in the one order, and do it together there.
 Neighbours: ``schedule`` gives the order, ``verify`` proves the plan, ``program`` binds it to ranks.
@@ -21,6 +22,9 @@ from mpirt.dtypes import DType
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.graph.shapes import Shape, num_elements
 from mpirt.ops.collective_ops import HUBS
+
+# Marks a constant that is better copied than sent: the rates of an optimizer, which each ps task needs in each step.
+EVERYWHERE_ATTR = "_everywhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +154,7 @@ class _Crossing:
             if self._of_collective(tensor):
                 reader = self._sources[op][position] if op in self._sources else dst
                 self._targets[tensor.op][tensor.value_index][reader] = None
-            elif self._home(tensor) != dst and op.type not in HUBS:
+            elif self._home(tensor) != dst and op.type not in HUBS and (tensor in self._fed or not is_everywhere(tensor)):
                 found[self._edge(tensor, self._origin(tensor), dst)] = None
         controls = control_producers(op, self._fed)
         told = {self.edges[i].after for i in found} if controls else set()
@@ -202,6 +206,12 @@ class _Crossing:
             src = self._home(source if source in self._fed else after)
             self.edges.append(Edge(len(self.edges), source, after, src, dst))
         return self._known[key]
+
+
+def is_everywhere(tensor: Tensor) -> bool:
+    """Whether every task that needs the tensor, if it isn't fed, has it before the step: a marked constant that waits for nothing."""
+    op = tensor.op
+    return EVERYWHERE_ATTR in op.attrs and op.type == "Const" and not op.control_inputs
 
 
 def message_nbytes(dtype: DType | None, shape: Shape) -> int | None:

@@ -19,7 +19,7 @@ from mpirt import dtypes
 from mpirt.cluster.task import Task
 from mpirt.compiler.exchange import JOIN, Exchange, Fold, Make, Message, MessageKey, Part, View, exchanges
 from mpirt.compiler.packets import Packet, find_packets
-from mpirt.compiler.partition import Node, Plan, message_nbytes
+from mpirt.compiler.partition import Node, Plan, is_everywhere, message_nbytes
 from mpirt.compiler.placer import DeviceName
 from mpirt.dtypes import DType
 from mpirt.graph.function import ARG
@@ -380,6 +380,8 @@ class _Linker:
             size = arg_size(arg, op.attrs)
             wanted = HOST if arg.name in kernel.host else space
             for tensor in op.inputs[position : position + size]:
+                if tensor not in self.slots and is_everywhere(tensor):
+                    self._constant(tensor, device)
                 inputs.append(self._input(op, tensor, arg.is_ref, wanted))
             position += size
         outputs: list[int] = []
@@ -410,6 +412,11 @@ class _Linker:
         if is_ref:
             return self.slots[tensor][HOST]
         return self._read(op, tensor, space)
+
+    def _constant(self, tensor: Tensor, device: DeviceName) -> None:
+        """Have a constant of another rank's task on ``device`` as well; no message brings it (``partition.is_everywhere``)."""
+        slot = self._keep(tensor, memory_space(device), self._new_slot())
+        self.program.constants.append((slot, tensor.op, device))
 
     def _is_local_variable(self, tensor: Tensor) -> bool:
         given = tensor in self.fed and tensor.op.type != ARG  # fed with a value; an argument of a body is the variable itself

@@ -15,7 +15,7 @@ from collections.abc import Set
 
 from mpirt import errors
 from mpirt.cluster.task import Task
-from mpirt.compiler.partition import Node, Plan
+from mpirt.compiler.partition import Node, Plan, is_everywhere
 from mpirt.compiler.prune import control_producers
 from mpirt.graph.graph import Operation, Tensor
 
@@ -94,7 +94,7 @@ def _check_waits(node: Node, plan: Plan, fed: Set[Tensor]) -> None:
         elif collective is not None:
             if reader != there:
                 raise _refuse(f"{reader} can't give {tensor.name!r} to {node.op.name!r}: it is on {there}")
-        elif there != here and tensor not in brought:
+        elif there != here and tensor not in brought and (tensor in fed or not is_everywhere(tensor)):
             raise _refuse(f"nothing brings {tensor.name!r} to {node.op.name!r} on {here}")
     for control in control_producers(node.op, fed):
         if plan.placement[control].task != here and control not in told:

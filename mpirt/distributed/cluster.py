@@ -29,6 +29,7 @@ from mpirt.distributed.service import Service
 from mpirt.distributed.tags import TagSpace
 from mpirt.distributed.worker import Worker
 from mpirt.graph.device_scope import set_device_check
+from mpirt.runtime.allocation import keep_freed_memory
 from mpirt.runtime.device import Device, default_devices, is_emulated, open_device
 from mpirt.runtime.executor import SessionState
 from mpirt.runtime.rendezvous import Abandoned
@@ -269,6 +270,7 @@ def cluster(cluster: ClusterSpec | RankTable | dict[str, Any] | None = None) -> 
             _configure_logging()
             _current = Cluster(_open_transport(), asked)
             _limit_blas_threads(_current)
+            keep_freed_memory()
             set_device_check(_current.check_request)
             install_abort_hook(_current.transport, _current.describe_tasks, _current.plane.abort)
             atexit.register(_current.leave)

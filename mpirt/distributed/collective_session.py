@@ -30,8 +30,6 @@ from mpirt.runtime.feeds import feed_array
 from mpirt.runtime.rendezvous import Abandoned
 from mpirt.runtime.resources import ResourceManager
 
-_FIRST_LOOKS = 50  # 10 us: a small answer of a rank that is at work comes in as much, and less than a wait takes to set up
-
 
 class _Step:
     """A compiled signature: the plan, this rank's program and its executor."""
@@ -168,9 +166,6 @@ class CollectiveSession:
 
     def _wait(self, ready: Callable[[], bool], what: Callable[[], str]) -> None:
         """How this session's steps wait: under the job's control plane, and no longer than the user allows."""
-        for _ in range(_FIRST_LOOKS):
-            if ready():
-                return
         plane = self._cluster.plane
         deadline = self._deadline
         if deadline is None:

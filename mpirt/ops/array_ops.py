@@ -197,7 +197,8 @@ def _expand_dims_shape(ctx: ShapeContext) -> list[Shape]:
 
 @register_kernel("ExpandDims", host=("dim",), memory="view")
 def _expand_dims(ctx: KernelContext, x: Any, dim: Any) -> Any:
-    return ctx.xp.expand_dims(x, axis_of(ctx, dim.reshape(()), x.ndim + 1))
+    axis, shape = axis_of(ctx, dim.reshape(()), x.ndim + 1), x.shape
+    return x.reshape(*shape[:axis], 1, *shape[axis:])
 
 
 def squeeze(input: Any, axis: Any = None, name: str | None = None, squeeze_dims: Any = None) -> Tensor:
@@ -367,7 +368,9 @@ def _fill_shape(ctx: ShapeContext) -> list[Shape]:
 
 @register_kernel("Fill", host=("dims",), memory="own")
 def _fill(ctx: KernelContext, dims: Any, value: Any) -> Any:
-    return ctx.xp.full(sizes_of(ctx, dims, "dims"), value, value.dtype)
+    out = ctx.xp.empty(sizes_of(ctx, dims, "dims"), value.dtype)
+    out[...] = value
+    return out
 
 
 @register_gradient("Fill")

@@ -329,7 +329,8 @@ def _sparse_cross_entropy_kernel(ctx: KernelContext, x: Any, labels: Any) -> Any
         )
     classes = x.shape[1]
     # On a GPU looking at the labels would stop the stream: there a label out of range makes its row NaN, as in TensorFlow.
-    if xp is np and labels.size and (labels.min() < 0 or labels.max() >= classes):
+    # Seen without a sign, a negative label is larger than any class.
+    if xp is np and labels.size and labels.view(f"u{labels.itemsize}").max() >= classes:
         bad = labels[(labels < 0) | (labels >= classes)]
         raise errors.InvalidArgumentError(
             f"{ctx.op.name!r}: received a label value of {bad[0]} which is outside the valid range of [0, {classes}). "

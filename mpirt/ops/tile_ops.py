@@ -58,8 +58,12 @@ def _broadcast_to_shape(ctx: ShapeContext) -> list[Shape]:
 @register_kernel("BroadcastTo", host=("shape",), memory="own")
 def _broadcast_to(ctx: KernelContext, x: Any, target: Any) -> Any:
     sizes = sizes_of(ctx, target)
+    out = ctx.xp.empty(sizes, x.dtype)  # not a view with strides of 0, which few consumers expect
     try:
-        return ctx.xp.broadcast_to(x, sizes).copy()  # a view would have strides of 0, which few consumers expect
+        if x.ndim > out.ndim:
+            raise ValueError
+        out[...] = x
+        return out
     except ValueError:
         raise errors.InvalidArgumentError(
             f"{ctx.op.name!r}: a tensor of shape {text(x.shape)} can't be broadcast to {text(sizes)}.", op=ctx.op

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from types import ModuleType
 from typing import Any
 
@@ -130,10 +129,16 @@ def _locking(rule: Rule, update: Callable[..., None], num_cells: int, resource: 
 
     @functools.wraps(rule)  # the rule's keywords are the attributes to bind
     def kernel(ctx: KernelContext, *inputs: Any, **attrs: Any) -> Any:
-        with ExitStack() as locks:
-            for cell in inputs[:num_cells]:
-                locks.enter_context(cell.lock)
+        # Not an ExitStack: for the biases of a small layer that took longer than the update.
+        locks, taken = [cell.lock for cell in inputs[:num_cells]], 0
+        try:
+            for lock in locks:
+                lock.acquire()
+                taken += 1
             update(ctx, inputs, attrs)
+        finally:
+            for lock in locks[:taken]:
+                lock.release()
         return None if resource else inputs[0]
 
     return kernel
@@ -190,9 +195,10 @@ def _momentum(xp: ModuleType, var: Array, accum: Array, lr: Array, grad: Array, 
     accum *= momentum
     accum += grad
     if use_nesterov:
-        step = xp.multiply(accum, momentum, out=xp.empty_like(var))
+        step = xp.multiply(grad, lr, out=xp.empty_like(var))
+        var -= step
+        xp.multiply(accum, momentum, out=step)
         step *= lr
-        var -= grad * lr
     else:
         step = xp.multiply(accum, lr, out=xp.empty_like(var))
     var -= step

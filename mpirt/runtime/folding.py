@@ -75,8 +75,12 @@ def fold_call(fold: Fold) -> tuple[Callable[..., Any], tuple[int, ...]]:
     if fold.how == JOIN:
         return partial(_join, fold), fold.inputs
     if fold.into is None:
-        return partial(_fold_new, fold), fold.inputs
+        plain = len(fold.inputs) == 2 and fold.number == 1 and not fold.labels
+        return _FUNCTIONS[fold.how] if plain else partial(_fold_new, fold), fold.inputs
     return partial(_fold_into, fold), (fold.target, *fold.inputs)
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"sum": np.add, "max": np.maximum, "min": np.minimum}
 
 
 def _join(fold: Fold, *arrays: Any) -> Any:

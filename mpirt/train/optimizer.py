@@ -14,11 +14,12 @@ from contextlib import nullcontext
 from typing import Any
 
 from mpirt import dtypes
+from mpirt.compiler.partition import EVERYWHERE_ATTR
 from mpirt.dtypes import DType
 from mpirt.gradients import gradients
 from mpirt.graph.graph import Graph, GraphKeys, Operation, Tensor, get_default_graph
 from mpirt.ops import math_ops, training_ops
-from mpirt.ops.apply import apply_op, convert_to_tensor
+from mpirt.ops.apply import apply_op, convert_to_tensor, is_tensor
 from mpirt.ops.control_flow_ops import group
 from mpirt.ops.control_flow_ops import tuple as tuple_
 from mpirt.ops.indexed_slices import IndexedSlices, summed_rows
@@ -197,7 +198,9 @@ class Optimizer:
             if global_step is None:
                 train_op = _operation(self._finish(updates, scope))
             else:
-                done = self._finish(updates, "update")
+                # Beside the step: anywhere else, each step would end with a message there and one back.
+                with graph.device(global_step.device):
+                    done = self._finish(updates, "update")
                 with graph.control_dependencies([done]), graph.colocate_with(global_step):
                     one = convert_to_tensor(1, dtype=global_step.dtype.base_dtype, name="value")
                     train_op = _operation(assign_add(global_step, one, name=scope))
@@ -258,8 +261,12 @@ class Optimizer:
         return param() if callable(param) else param
 
     def _hyper(self, value: Any, name: str) -> Any:
-        """A hyper-parameter (number, tensor or function) as a tensor."""
-        return convert_to_tensor(self._call_if_callable(value), name=name)
+        """A hyper-parameter (number, tensor or function) as a tensor. A number is on every task that needs it."""
+        value = self._call_if_callable(value)
+        if is_tensor(value):
+            return convert_to_tensor(value, name=name)
+        with get_default_graph().attr_scope({EVERYWHERE_ATTR: True}):
+            return convert_to_tensor(value, name=name)
 
     def _as_type(self, tensor: Tensor, var: Any) -> Tensor:
         """``tensor`` in the type of ``var``."""

@@ -5,11 +5,12 @@ Without matplotlib (the extra ``bench``) there are no plots.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 COLORS = {"mpirt": "#1f77b4", "mpi4py": "#ff7f0e", "tensorflow": "#2ca02c", "limit": "#7f7f7f", "numpy": "#9467bd"}
+SPARE = ("#d62728", "#17becf", "#8c564b", "#e377c2", "#bcbd22", "#1a3a5a")  # of contestants with other names, in turn
 COLUMNS = 2
 
 
@@ -26,6 +27,8 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
             panels.setdefault((row["figure"], row["unit"]), []).append(row)
     if not panels:
         return
+    others = [name for name in _contestants(report["rows"]) if name not in COLORS]
+    colors = COLORS | {name: SPARE[number % len(SPARE)] for number, name in enumerate(others)}
     lines = -(-len(panels) // COLUMNS)
     figure = Figure(figsize=(7 * COLUMNS, 4.2 * lines), layout="constrained")
     FigureCanvasAgg(figure)
@@ -37,19 +40,20 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
         axes.set_title(name, fontsize=10)
         axes.set_ylabel(unit)
         draw = _lines if len(rows) > 2 else _bars
-        draw(axes, rows)
+        draw(axes, rows, colors)
         axes.set_xticks(range(len(rows)), [row["case"] for row in rows], rotation=30, ha="right", fontsize=8)
         medians = [value["median"] for row in rows for value in row["values"].values()]
         if min(medians) > 0 and max(medians) > 20 * min(medians):
             axes.set_yscale("log")
         else:
-            axes.set_ylim(bottom=0)
+            highest = max(value["p90"] for row in rows for value in row["values"].values())
+            axes.set_ylim(0, 1.05 * min(highest, 2 * max(medians)) or 1)  # a rare disturbance must not hide the medians
         axes.grid(axis="y", alpha=0.3)
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 
-def _contestants(rows: list[Mapping[str, Any]]) -> list[str]:
+def _contestants(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row["values"]))
 
 
@@ -58,15 +62,15 @@ def _spread(found: Mapping[str, float]) -> tuple[float, float]:
     return max(0.0, found["median"] - found["p10"]), max(0.0, found["p90"] - found["median"])
 
 
-def _lines(axes: Any, rows: list[Mapping[str, Any]]) -> None:
+def _lines(axes: Any, rows: Sequence[Mapping[str, Any]], colors: Mapping[str, str]) -> None:
     for name in _contestants(rows):
         points = [(x, row["values"][name]) for x, row in enumerate(rows) if name in row["values"]]
         below, above = zip(*(_spread(value) for _, value in points), strict=True)
         xs, ys = [x for x, _ in points], [value["median"] for _, value in points]
-        axes.errorbar(xs, ys, yerr=[below, above], label=name, color=COLORS.get(name), marker="o", ms=4, capsize=2)
+        axes.errorbar(xs, ys, yerr=[below, above], label=name, color=colors[name], marker="o", ms=4, capsize=2)
 
 
-def _bars(axes: Any, rows: list[Mapping[str, Any]]) -> None:
+def _bars(axes: Any, rows: Sequence[Mapping[str, Any]], colors: Mapping[str, str]) -> None:
     names = _contestants(rows)
     width = 0.8 / len(names)
     for position, name in enumerate(names):
@@ -76,4 +80,4 @@ def _bars(axes: Any, rows: list[Mapping[str, Any]]) -> None:
                 below, above = _spread(value)
                 place = x + (position - (len(names) - 1) / 2) * width
                 label = name if name not in axes.get_legend_handles_labels()[1] else None
-                axes.bar(place, value["median"], width, yerr=[[below], [above]], label=label, color=COLORS.get(name), capsize=2)
+                axes.bar(place, value["median"], width, yerr=[[below], [above]], label=label, color=colors[name], capsize=2)

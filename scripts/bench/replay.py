@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from mpirt.cluster.task import Task
 from mpirt.compiler.partition import Edge, Node, Plan
-from mpirt.compiler.program import Program, Recv, Run, Send, link
+from mpirt.compiler.program import Move, Program, Read, Recv, Run, Send, link
 from mpirt.graph.graph import Operation
 
 
@@ -33,7 +33,14 @@ def programs_of(plan: Plan, rank_of: Callable[[Task], int], num_ranks: int) -> l
 
     ``link`` looks at the whole plan for each rank. Here it is given only what touches the rank, with the ranks that the rank
     talks to numbered from 1 on: so a plan for 10,000 ranks takes no longer than its parts.
+
+    Raises
+    ------
+    ValueError
+        If ranks meet in a collective: what passes between them then is known of all together only.
     """
+    if plan.collectives:
+        raise ValueError(f"a plan with collectives can't be replayed, and this one has {next(iter(plan.collectives)).name!r}")
     nodes: list[list[Node]] = [[] for _ in range(num_ranks)]
     edges: list[list[Edge]] = [[] for _ in range(num_ranks)]
     for node in plan.nodes:
@@ -217,5 +224,6 @@ def _compile(linked: RankProgram, costs: Costs) -> list[_Code]:
         elif isinstance(instruction, Run):
             code.append(("run", None, costs.run_s(instruction.op), -1))
         else:
+            assert isinstance(instruction, Read | Move), instruction
             code.append(("run", None, costs.call_s, -1))
     return code

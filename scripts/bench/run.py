@@ -1,8 +1,9 @@
 """The benchmark suite: python scripts/bench/run.py [--quick] [--only edge,taskbench] [--results FOLDER] [-- ARGUMENTS]
 
 Runs each line of the suite as a job of its own, ``mpirun -n N python scripts/bench/<line>.py --json FILE``, one after the other,
-and leaves in the results folder: ``results.json`` (all of it), one ``<line>-<ranks>.png`` for each line (with matplotlib), and
-``<line>-<ranks>.log``, what the line printed. Ends with status 1 if a line failed, and names it; the other lines still run.
+and leaves in the results folder: ``results.json`` (all of it), ``results.md`` (the targets and what was found), and for each line
+``<line>-<ranks>.png`` (with matplotlib) and ``<line>-<ranks>.log``, what it printed. Ends with status 1 if a line failed, and
+names it; the other lines still run.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ LINES = (
     Line("plans", (1,)),
     Line("memory", (1,)),
     Line("servers"),
-    Line("scale"),
+    Line("scale", (2, 4)),
 )
 
 
@@ -86,18 +87,43 @@ def run_line(line: Line, ranks: int, launcher: Launcher, results: Path, args: ar
         path.unlink(missing_ok=True)
 
 
+def found(row: dict[str, Any]) -> dict[str, float]:
+    """What a row's target speaks of: median, 10th and 90th percentile."""
+    name = row["target"]["ratio"]
+    nothing = dict.fromkeys(("median", "p10", "p90"), float("nan"))
+    return dict(row["ratios"].get(name) or row["values"].get(name) or nothing)
+
+
 def summary(reports: list[dict[str, Any]], console: Console) -> None:
     """How many targets are reached, and which are not."""
-    verdicts = [(report, row) for report in reports for row in report["rows"] if row["target"]]
-    if not verdicts:
+    rows = [(report, row) for report in reports for row in report["rows"] if row["target"]]
+    if not rows:
         return
-    reached = sum(row["verdict"].startswith("reached") for _, row in verdicts)
-    console.print(f"{reached} of {len(verdicts)} targets reached")
-    for report, row in verdicts:
-        if not row["verdict"].startswith("reached"):
-            found = row["ratios"].get(row["target"]["ratio"]) or row["values"].get(row["target"]["ratio"]) or {"median": float("nan")}
-            text = f"{row['verdict']}: {bound(row['target'])}, found {found['median']:.3g}"
-            console.print(f"  {report['line']}, {row['figure']}, {row['case']}: {text}")
+    missed = [(report, row) for report, row in rows if not row["verdict"].startswith("reached")]
+    console.print(f"{len(rows) - len(missed)} of {len(rows)} targets reached")
+    for report, row in missed:
+        text = f"{row['verdict']}: {bound(row['target'])}, found {found(row)['median']:.3g}"
+        console.print(f"  {report['line']}, {row['figure']}, {row['case']}: {text}")
+
+
+def as_markdown(everything: dict[str, Any]) -> str:
+    """The rows with a target, as a table for a README."""
+    about = everything["machine"]
+    lines = [
+        f"{about['cpu']}, {about['cores']} cores; {about['mpi']}; Python {about['python']}, numpy {about['numpy']}.",
+        "",
+        "| line | ranks | figure | case | target | median (p10 - p90) | | cores used by others |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for report in everything["reports"]:
+        share = report["noise"]["other processes' share"]
+        noise = "?" if share is None else f"{share:.0%}"
+        for row in report["rows"]:
+            if row["target"]:
+                middle, low, high = (f"{found(row)[name]:.3g}" for name in ("median", "p10", "p90"))
+                cells = report["line"], report["ranks"], f"{row['figure']}, {row['unit']}", row["case"], bound(row["target"])
+                lines.append(f"| {' | '.join(map(str, cells))} | {middle} ({low} - {high}) | {row['verdict']} | {noise} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
@@ -138,9 +164,11 @@ def main() -> int:
             print_report(report, console)
             console.print(f"{line.name} took {report['seconds']:.0f} s\n")
             plot(report, args.results / f"{line.name}-{ranks}.png")
-    found = machine() | {"mpi": launcher.version.splitlines()[0] if launcher.version else launcher.mpi}
-    everything = {"machine": found, "quick": args.quick, "reports": reports, "failed": failed}
+    # Which MPI it was, the ranks have seen.
+    about = machine() | {"mpi": next((report["machine"]["mpi"] for report in reports if "mpi" in report["machine"]), launcher.mpi)}
+    everything = {"machine": about, "quick": args.quick, "reports": reports, "failed": failed}
     (args.results / "results.json").write_text(json.dumps(everything, indent=1))
+    (args.results / "results.md").write_text(as_markdown(everything))
     summary(reports, console)
     console.print(f"results in {args.results}")
     if failed:

@@ -5,7 +5,7 @@
 3. Predicts the same graphs on 64 to 10,000 ranks, one task a rank, each rank with a core of its own: once with messages that
    cost what they cost here, once with a network's latency and bandwidth (--latency-us, --gb-per-s; assumed, not measured).
 
-Costs and checked steps are 10th percentiles of their samples: the least disturbed ones, of which alone a model can tell.
+Costs and checked steps are the least of many samples: a model can only tell of what nobody disturbed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from peers import Rest
 from replay import Costs, RankProgram, programs_of, replay
 
 import mpirt as tf
+from mpirt.cluster.launchers import detect
 from mpirt.cluster.task import Task
 from mpirt.compiler.placer import PlacementRules
 from mpirt.compiler.planning import make_plan
+from mpirt.compiler.program import Run
 
 SIZES = (8, 4 * 2**10, 64 * 2**10, 2**20, 4 * 2**20)  # of messages whose cost is measured; others lie between
 FEW, MANY = 4, 24
@@ -71,9 +73,9 @@ def ring_step(devices: Sequence[str], floats: int) -> Any:
     """A tensor that goes round all tasks four times."""
     with tf.device(devices[0]):
         value = tf.Variable(tf.fill([floats], np.float32(1.0)))
-    for device in [*list(devices[1:]), devices[0]] * 4 if len(devices) > 1 else []:
+    for device in [*devices[1:], devices[0]] * 4:
         with tf.device(device):
-            value = tf.identity(value)
+            value = tf.add(value, 1.0)
     return value.op
 
 
@@ -110,29 +112,27 @@ ON_PAPER: dict[str, tuple[Build, int]] = {
 class Bench:
     """Times steps on the ranks of this job; every rank makes the same calls, rank 0 uses the answers."""
 
-    def __init__(self, report: Report, samples: int) -> None:
+    def __init__(self, report: Report, comm: Any, seconds: float) -> None:
         self.report = report
-        self.samples = samples
+        self._comm = comm
+        self._seconds = seconds
 
-    def step(self, build: Callable[[], tuple[Any, dict[Any, Any]]], scale: float = 1.0) -> list[float]:
-        """Seconds of each step of a graph that ``build`` makes: the fetch and the feeds."""
+    def step(self, build: Callable[[], tuple[Any, dict[Any, Any]]]) -> float:
+        """Seconds of a step of a graph that ``build`` makes, the fetch and the feeds: those of the least disturbed one."""
         with tf.Graph().as_default(), tf.Session(fetch_on="owner") as session:
             fetch, feeds = build()
             session.run(tf.global_variables_initializer())
             call = session.make_callable(fetch, list(feeds))
             values = list(feeds.values())
             with self.report.others:
-                return timed(lambda: call(*values), max(5, int(self.samples * scale)), warmup=5)
+                first = timed(lambda: call(*values), 5, warmup=2)
+                count = self._comm.bcast(max(10, min(5000, int(self._seconds / min(first)))))
+                return min(first + timed(lambda: call(*values), count))
 
-    def slope(self, build: Callable[[int], tuple[Any, dict[Any, Any]]], few: int = FEW, many: int = MANY, scale: float = 1.0) -> float:
+    def slope(self, build: Callable[[int], tuple[Any, dict[Any, Any]]], few: int = FEW, many: int = MANY) -> float:
         """Seconds that one more of what ``build`` makes some of adds to a step."""
-        costs = [least(self.step(partial(build, count), scale)) for count in (few, many)]
+        costs = [self.step(partial(build, count)) for count in (few, many)]
         return max(0.0, (costs[1] - costs[0]) / (many - few))
-
-
-def least(samples: Sequence[float]) -> float:
-    """What the least disturbed samples say."""
-    return float(np.percentile(samples, 10))
 
 
 class Kernels:
@@ -145,14 +145,14 @@ class Kernels:
     def __call__(self, op: tf.Operation) -> float:
         key = self._key(op)
         if key not in self._known:
-            self._known[key] = self._bench.slope(partial(self._copies, op), 2, 10, scale=0.5)
+            self._known[key] = self._bench.slope(partial(self._copies, op), 2, 10)
         return self._known[key]
 
     def learn(self, programs: Sequence[RankProgram]) -> None:
         """Measure what is new in ``programs``. All ranks in the same order."""
         for program in programs:
             for instruction in program.program.instructions:
-                if hasattr(instruction, "op") and hasattr(instruction, "outputs"):
+                if isinstance(instruction, Run):
                     self(instruction.op)
 
     def _key(self, op: tf.Operation) -> Any:
@@ -184,17 +184,22 @@ def measured_costs(bench: Bench, kernels: Kernels, ranks: int) -> Costs:
     """What messages and calls cost on the ranks of this job."""
     devices = task_names(2)
 
-    def relay(nbytes: int, hops: int) -> tuple[Any, dict[Any, Any]]:
+    def start(nbytes: int = 8) -> Any:
         with tf.device(devices[0]):
-            value = tf.Variable(tf.fill([nbytes // 4], np.float32(1.0)))
+            return tf.Variable(tf.fill([nbytes // 4], np.float32(1.0)))
+
+    def relay(nbytes: int, hops: int) -> tuple[Any, dict[Any, Any]]:
+        """A tensor that goes to and fro, made anew on each side."""
+        value = start(nbytes)
         for hop in range(hops):
             with tf.device(devices[(hop + 1) % 2]):
-                value = tf.identity(value)
+                value = tf.add(value, 1.0)
         return value.op, {}
 
     def fan(count: int) -> tuple[Any, dict[Any, Any]]:
+        """Many small tensors from one rank to the other, and one back."""
+        x = start()
         with tf.device(devices[0]):
-            x = tf.Variable(tf.fill([2], np.float32(1.0)))
             values = [tf.add(x, float(number)) for number in range(count)]
         with tf.device(devices[1]):
             received = tf.add_n(values)
@@ -202,22 +207,22 @@ def measured_costs(bench: Bench, kernels: Kernels, ranks: int) -> Costs:
             return tf.identity(received).op, {}
 
     def reads(count: int) -> tuple[Any, dict[Any, Any]]:
+        x = start()
         with tf.device(devices[0]):
-            x = tf.Variable(tf.fill([2], np.float32(1.0)))
             return tf.group([tf.identity(x) for _ in range(count)]), {}
 
-    def adds(count: int) -> tuple[Any, dict[Any, Any]]:
-        with tf.device(devices[0]):
-            x = tf.Variable(tf.fill([2], np.float32(1.0)))
-            return tf.group([tf.add(x, float(number)) for number in range(count)]), {}
+    def kernel_s(name: str, nbytes: int) -> float:
+        with tf.Graph().as_default():
+            x = tf.placeholder(tf.float32, [nbytes // 4])
+            return kernels((tf.identity(x) if name == "identity" else tf.add(x, 1.0)).op)
 
-    identity_s = bench.slope(reads)  # one reads the variable and calls the kernel
-    empty_s = least(bench.step(partial(reads, 1)))
-    add_s = bench.slope(adds)
-    each_s = max(1e-7, bench.slope(fan) - add_s) / 2  # sent and received; the two overlap, but for what this overestimates
-    hops = {nbytes: bench.slope(partial(relay, nbytes), scale=0.3 if nbytes > 2**16 else 1.0) for nbytes in SIZES}
+    read_and_run_s, empty_s = bench.slope(reads), bench.step(partial(reads, 1))
+    shared = ranks > len(os.sched_getaffinity(0))
+    hops = {nbytes: bench.slope(partial(relay, nbytes)) - kernel_s("add", nbytes) for nbytes in SIZES}
+    ends_s = max(1e-7, bench.slope(fan) - kernel_s("add", 8))  # one rank sends while the other receives, where each has a core
+    each_s = min(ends_s / 2 if shared else ends_s, max(1e-7, hops[SIZES[0]] / 2))  # a hop has both ends, whatever the noise
     sizes = np.array([0, *SIZES], float)
-    wire = np.array([0.0, *(max(1e-8, hop_s - identity_s - 2 * each_s) for hop_s in hops.values())])
+    wire = np.array([0.0, *(max(1e-8, hop_s - 2 * each_s) for hop_s in hops.values())])
     wire[0] = wire[1]
     wire = np.maximum.accumulate(wire)
     last = (wire[-1] - wire[-2]) / (sizes[-1] - sizes[-2])  # seconds a byte, beyond the largest
@@ -226,17 +231,17 @@ def measured_costs(bench: Bench, kernels: Kernels, ranks: int) -> Costs:
         beyond = max(0.0, nbytes - sizes[-1]) * last
         return float(np.interp(nbytes, sizes, wire)) + float(beyond)
 
-    begin_s = max(1e-6, empty_s - identity_s - each_s * (ranks - 1))
+    begin_s = max(1e-6, empty_s - read_and_run_s - each_s * (ranks - 1))
     return Costs(
         kernels,
-        call_s=identity_s / 3,
+        call_s=max(0.0, read_and_run_s - kernel_s("identity", 8)),
         begin_s=begin_s,
         send_s=each_s,
         recv_s=each_s,
         message_s=message_s,
         port_s=lambda nbytes: message_s(nbytes) - message_s(0),
         receiver_copies=True,
-        cores=len(os.sched_getaffinity(0)) if ranks > len(os.sched_getaffinity(0)) else None,
+        cores=len(os.sched_getaffinity(0)) if shared else None,
     )
 
 
@@ -256,24 +261,27 @@ def main() -> None:
     parser = arguments(__doc__, rounds=5, quick_rounds=2)
     parser.add_argument("--ranks", type=int, nargs="*", help="numbers of ranks on paper")
     parser.add_argument("--checks", nargs="*", default=list(CHECKS), help=f"of {', '.join(map(repr, CHECKS))}")
-    parser.add_argument("--samples", type=int, help="steps of each measurement")
+    parser.add_argument("--seconds", type=float, help="of each measurement (default 0.15, with --quick 0.03)")
     parser.add_argument("--latency-us", type=float, default=1.5, help="of the assumed network (default 1.5)")
     parser.add_argument("--gb-per-s", type=float, default=12.0, help="of the assumed network (default 12)")
     args = parser.parse_args()
-    sizes: Sequence[int] = args.ranks if args.ranks is not None else QUICK_RANKS if args.quick else RANKS
+    launched = detect(os.environ)
+    ranks = launched.size if launched else 1
+    if ranks < 2:
+        parser.error("needs 2 ranks or more: mpirun -n 2 python scripts/bench/scale.py")
+    sizes: Sequence[int] = QUICK_RANKS if args.quick else RANKS
+    if args.ranks is not None or ranks > 2:  # on paper the ranks of this job don't count: once is enough
+        sizes = args.ranks or ()
     # Graphs for more tasks than this job has, before the cluster starts: from then on device blocks are checked against it.
-    ranks = int(os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ.get("PMI_SIZE") or 1)
     on_paper = {(name, count): plan_of(build, count) for name, (build, most) in ON_PAPER.items() for count in sizes if count <= most}
     checked = {name: plan_of(CHECKS[name], ranks) for name in args.checks}
     cluster = tf.cluster({"worker": ranks})
-    if cluster.size < 2:
-        parser.error("needs 2 ranks or more: mpirun -n 2 python scripts/bench/scale.py")
 
     from mpi4py import MPI
 
     report = Report("scale", MPI.COMM_WORLD.allgather(os.getpid()))
     rest = Rest(MPI.COMM_WORLD)
-    bench = Bench(report, args.samples or (40 if args.quick else 200))
+    bench = Bench(report, MPI.COMM_WORLD.Dup(), args.seconds or (0.03 if args.quick else 0.15))
     compare(args, report, bench, checked, on_paper, cluster)
     if cluster.rank == 0:
         rest.wake()
@@ -293,8 +301,7 @@ def compare(args: Any, report: Report, bench: Bench, checked: Programs, on_paper
         costs = measured_costs(bench, kernels, cluster.size)
         for name, programs in checked.items():
             kernels.learn(programs)
-            samples = bench.step(lambda name=name: (CHECKS[name](devices), {}), scale=0.5)
-            measured[name].add([least(samples)])
+            measured[name].add([bench.step(lambda name=name: (CHECKS[name](devices), {}))])
             predicted[name].add([replay(programs, costs).step_s])
     assert costs is not None
     for programs in on_paper.values():

@@ -285,3 +285,29 @@ def test_a_small_piece_of_a_gather_goes_to_its_place_in_a_large_result() -> None
 
     expected = [[1.0 + step, 1.0 + step, 2 * (1.0 + step) + 20_000 * (2.0 + step)] for step in range(3) for _ in range(2)]
     assert values(2, script, {"worker": 2}, seed=3) == [expected] * 2
+
+
+# ---- devices
+
+
+def test_tensors_on_gpus_are_reduced_too_and_the_results_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPIRT_EMULATED_GPUS", "2")
+
+    def script(rank: int, cluster: Cluster) -> list[Any]:
+        xs = []
+        for i, device in enumerate(["task:0/gpu:1", "task:1/gpu:0", "task:1/cpu:0"]):
+            with tf.device(f"/job:worker/{device}"):
+                xs.append(tf.placeholder(tf.float32, [6], f"x{i}") * 1.0)
+        ys = [*tf.collective.all_reduce(xs), *tf.collective.all_gather(xs), *tf.collective.reduce_scatter(xs)]
+        feeds = {x.op.inputs[0]: np.arange(6) + 10 * i for i, x in enumerate(xs)}
+        with tf.Session(cluster=cluster) as session:
+            found = session.run(ys, feeds)
+            places = [str(session.placement()[y.op.name]).rpartition("device:")[2] for y in ys]
+        return [places, [v.tolist() for v in found]]
+
+    for places, found in values(2, script, {"worker": 2}):
+        assert places == ["GPU:1", "GPU:0", "CPU:0"] * 3
+        total = [30 + 3 * i for i in range(6)]
+        assert found[:3] == [total] * 3
+        assert found[3:6] == [[*range(6), *range(10, 16), *range(20, 26)]] * 3
+        assert found[6:] == [total[:2], total[2:4], total[4:]]

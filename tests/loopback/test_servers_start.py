@@ -142,6 +142,24 @@ class CountedLock:
         self.release()
 
 
+class Watched:
+    """A lock that tells when somebody comes to it."""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock, self.wanted = lock, threading.Event()
+        self.release = lock.release
+
+    def acquire(self, **how: Any) -> bool:
+        self.wanted.set()
+        return bool(self.lock.acquire(**how))
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+
+    def __exit__(self, *_: Any) -> None:
+        self.lock.release()
+
+
 @pytest.mark.parametrize("how", ["deadline", "close"])
 def test_a_thread_that_waits_while_another_opens_the_session_keeps_its_deadline_and_hears_of_the_end(how: str) -> None:
     done = threading.Event()
@@ -173,8 +191,11 @@ def test_a_thread_that_waits_while_another_opens_the_session_keeps_its_deadline_
             assert 0.1 < time.perf_counter() - start < 0.6
             session.close()
         else:
+            session._runner._compiling = watched = Watched(session._runner._compiling)  # type: ignore[attr-defined]
             threads.append(threading.Thread(target=run, args=("waits", near)))
             threads[1].start()
+            assert watched.wanted.wait(10)
+            start = time.perf_counter()
             session.close()
             assert time.perf_counter() - start < 0.3
         for thread in threads:

@@ -433,6 +433,37 @@ PROGRAMS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a packet that is never sent": (
         lambda p: packet(p, [(own(p), 1 - own(p))] * 2), r"malformed program: the transfers of a packet are not sent in its order\."
     ),
+    "an array of petabytes": (
+        lambda p: p.instructions.append(InstructionDef(kind=5, outputs=[0], made=TensorSpec(dtype=1, shape=[HUGE, HUGE]))),
+        r"malformed program: an array of type float32 and shape .*",
+    ),
+    "an array of a negative size": (
+        lambda p: p.instructions.append(InstructionDef(kind=5, outputs=[0], made=TensorSpec(dtype=1, shape=[-3]))),
+        r"malformed program: no array has the shape \[-3\]\.",
+    ),
+    "a reduction into what is no array of its own": (
+        lambda p: p.instructions.append(InstructionDef(kind=6, how="sum", number=1, inputs=[0], outputs=[0], parts=[0, 4, 0, 4])),
+        r"malformed program: slot 0 has no array whose elements 0 to 4 could be filled\.",
+    ),
+    "a reduction beyond its array": (
+        lambda p: p.instructions.extend([
+            InstructionDef(kind=5, outputs=[0], made=TensorSpec(dtype=1, shape=[3])),
+            InstructionDef(kind=6, how="sum", number=1, inputs=[0], outputs=[0], parts=[0, 4, 0, 4]),
+        ]),
+        r"malformed program: slot 0 has no array whose elements 0 to 4 could be filled\.",
+    ),
+    "an unknown reduction": (
+        lambda p: p.instructions.append(InstructionDef(kind=6, how="os", number=1, inputs=[0], outputs=[0], parts=[0, -1, 0, -1])),
+        r"malformed program: '' can't fold 1 arrays by 'os' and 1\.",
+    ),
+    "parts for other arrays": (
+        lambda p: p.instructions.append(InstructionDef(kind=6, how="sum", number=1, inputs=[0], outputs=[0], parts=[0, -1])),
+        r"malformed program: parts \[0, -1\] of 2 array\(s\)\.",
+    ),
+    "a view of another size": (
+        lambda p: p.instructions.append(InstructionDef(kind=7, inputs=[0], outputs=[0], parts=[0, 2], made=TensorSpec(shape=[3]))),
+        r"malformed program: a part of an array can't have the shape \[3\]\.",
+    ),
 }  # fmt: skip
 
 

@@ -32,6 +32,8 @@ def test_a_quick_run_leaves_ratios_of_mpirt_and_bare_mpi_side_by_side(tmp_path: 
         assert ratio["p10"] <= ratio["median"] <= ratio["p90"]
         assert row["target"]["ratio"] == "mpirt / mpi4py"
     assert "edge: round trip" in ran.stdout
+    table = (tmp_path / "results.md").read_text().splitlines()
+    assert [line.split(" | ")[3] for line in table if line.startswith("| edge | 2 | round trip, us")] == ["8 B", "64 KiB"]
 
 
 def test_a_line_that_fails_is_named_and_the_others_still_run(tmp_path: Path) -> None:

@@ -180,3 +180,15 @@ def test_a_message_of_unknown_size_is_refused_with_its_name() -> None:
 
     with pytest.raises(ValueError, match="the size of .* isn't known while compiling"):
         replay(linked(build, 2), costs())
+
+
+def test_a_collective_is_refused_and_not_given_a_made_up_cost() -> None:
+    def build() -> Any:
+        tensors = []
+        for task in range(2):
+            with on(task):
+                tensors.append(tf.fill([8], 1.0))
+        return tf.group(tf.collective.all_reduce(tensors, "sum"))
+
+    with pytest.raises(ValueError, match="a plan with collectives can't be replayed, and this one has 'AllReduce"):
+        linked(build, 2)

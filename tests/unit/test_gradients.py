@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mpirt as tf
+from mpirt.compiler.prune import prune
 from mpirt.graph.graph import Graph
 from mpirt.graph.op_def import op_def
 from mpirt.ops.apply import apply_op
@@ -274,6 +275,18 @@ def test_gated_gradients_wait_for_each_other_on_their_own_devices(graph: Graph) 
     (gate,) = {g.op.control_inputs for g in grads}
     assert {c.name for c in gate[0].control_inputs} == {g.op.inputs[0].op.name for g in grads}
     assert [value(g).tolist() for g in grads] == [[[2.0]], [[1.0]]]
+
+
+def test_gated_gradients_do_not_wait_for_what_leads_to_no_x(graph: Graph) -> None:
+    """The first layer's product for the images costs as much as that for the weights, and nobody wants it."""
+    images = tf.placeholder(tf.float32, [4, 3])
+    weights = [tf.get_variable("a", [3, 5]), tf.get_variable("b", [5, 2])]
+    loss = tf.reduce_sum(tf.matmul(tf.matmul(images, weights[0]), weights[1]))
+    gradients = tf.gradients(loss, weights, gate_gradients=True)
+    products = [op for op in prune(gradients) if op.type == "MatMul"]
+    assert [p.outputs[0].static_shape for p in products] == [(4, 5), (4, 5), (5, 2), (3, 5)]  # forward, below, a gradient of each
+    (grad,) = tf.gradients(loss, [images], gate_gradients=True)
+    assert grad.static_shape == (4, 3)
 
 
 # ---- gradients of the user's own

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 import mpirt as tf
 from mpirt.cluster.task import Task
 from mpirt.compiler.partition import Plan
+from mpirt.compiler.program import link
+from mpirt.compiler.verify import verify
 from mpirt.graph.graph import Graph, Operation, Tensor
 from tests.unit.planning import Step, steps
 
@@ -170,3 +172,43 @@ def test_bytes_of_a_tensor_are_unknown_where_its_shape_or_its_type_does_not_tell
         readers = [tf.identity(x), tf.identity(text), tf.identity(y)]
     sizes = {e.producer.type: e.nbytes for e in plan_of(*readers).edges}
     assert sizes == {"Placeholder": None, "Const": None, "Neg": 48}
+
+
+def test_an_update_on_other_tasks_is_brought_its_gradient_only(graph: Graph) -> None:
+    """Rates are constants that every task has; the end of the updates is waited for beside the global step."""
+    with tf.device(PS0):
+        a, step = tf.Variable(1.0, name="a"), tf.train.create_global_step()
+    with tf.device(PS1):
+        b = tf.Variable(2.0, name="b")
+    with tf.device(WORKER):
+        train = tf.train.MomentumOptimizer(0.1, 0.9).minimize(tf.multiply(a, b), global_step=step)
+        rate = graph.get_tensor_by_name("Momentum/learning_rate:0")
+    plan = plan_of(train)
+    verify(plan)
+    sent = [(str(e.src), str(e.dst), e.name) for e in plan.edges]
+    prefix = "gradients/Mul_grad/tuple/control_dependency"
+    assert sorted(sent) == [
+        (PS0, WORKER, "a/read:0"),
+        (PS1, PS0, "^Momentum/update/NoOp_1"),
+        (PS1, WORKER, "b/read:0"),
+        (WORKER, PS0, f"{prefix}:0"),
+        (WORKER, PS1, f"{prefix}_1:0"),
+    ]
+    ranks = {Task("ps", 0): 0, Task("ps", 1): 1, Task("worker", 0): 2}
+    for rank in (0, 1):
+        program = link(plan, ranks.__getitem__, rank, 3)
+        assert {"Momentum/learning_rate", "Momentum/momentum"} <= {op.name for _, op, _ in program.constants}
+
+    fed = plan_of(train, feeds=(rate,))
+    verify(fed)
+    assert {str(e.dst) for e in fed.edges if e.source is rate} == {PS0, PS1}  # a value that is given has to be brought
+
+
+def test_a_rate_that_waits_for_something_is_sent(graph: Graph) -> None:
+    with tf.device(PS0):
+        a = tf.Variable(1.0, name="a")
+    with tf.device(WORKER), tf.control_dependencies([tf.random_uniform([])]):
+        train = tf.train.GradientDescentOptimizer(0.1).apply_gradients([(tf.random_uniform([]), a)])
+    plan = plan_of(train)
+    verify(plan)
+    assert f"GradientDescent/learning_rate:0 {WORKER} -> {PS0}" in edges(plan)

@@ -101,9 +101,6 @@ def test_every_operation_type_is_run_by_a_test() -> None:
 # Tested by other means: where.
 ELSEWHERE = {
     "PlaceholderV2": "test_old_placeholders_are_fed, below",
-    "_CollectiveGather": "tests/loopback/test_collectives.py",
-    "_CollectiveReduce": "tests/loopback/test_collectives.py",
-    "_CollectiveReduceScatter": "tests/loopback/test_collectives.py",
 }
 
 M = np.arange(12.0).reshape(3, 4) - 5

@@ -1,5 +1,8 @@
 """One step of each optimizer's rule as an operation, against the published formulas in plain numpy, row by row."""
 
+import threading
+import tracemalloc
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -139,6 +142,64 @@ def test_an_update_works_in_place_when_nobody_else_holds_the_value() -> None:
     addresses = [id(cell.read()) for cell in updated.session.cells.values()]
     updated.update("Adam", np.ones(1000), 2, {})
     assert addresses == [id(cell.read()) for cell in updated.session.cells.values()]
+
+@pytest.mark.parametrize(("name", "cells", "attrs", "temporaries"), [
+    ("GradientDescent", 1, {}, 1), ("Momentum", 2, {"use_nesterov": False}, 1), ("Momentum", 2, {"use_nesterov": True}, 1),
+    ("Adagrad", 2, {"update_slots": True}, 2), ("Adam", 3, {"use_nesterov": False}, 2), ("RMSProp", 3, {}, 2),
+])  # fmt: skip
+def test_a_dense_update_needs_no_more_arrays_than_its_temporaries(name: str, cells: int, attrs: Any, temporaries: int) -> None:
+    """Counted in bytes that numpy asks for while the kernel runs."""
+    definition, size = op_def(f"Apply{name}"), 100_000
+    kernel = definition.kernels["CPU"].function
+    variables = [state_ops.VariableCell(f"v{i}", dtypes.float32, (size,)) for i in range(cells)]
+    for variable in variables:
+        variable.assign(np.ones(size, np.float32))
+    grad = np.full(size, 0.5, np.float32)
+    args = [grad if arg.name in ("grad", "delta") else np.array(0.25, np.float32) for arg in definition.inputs[cells:]]
+    before = [id(variable.read()) for variable in variables]
+    tracemalloc.start()
+    try:
+        assert kernel is not None
+        kernel(SimpleNamespace(xp=np, op=None), *variables, *args, **attrs)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert grad.nbytes * (temporaries - 1) < peak < grad.nbytes * (temporaries + 0.5)
+    assert [id(variable.read()) for variable in variables] == before, "an array was copied"
+
+
+def test_a_step_of_nesterovs_momentum_is_these_operations_to_the_last_bit() -> None:
+    rng = np.random.default_rng(3)
+    var, accum, grad = rng.standard_normal((3, 1000)).astype(np.float32)
+    lr, momentum = np.float32(0.1), np.float32(0.9)
+    cells = [state_ops.VariableCell(name, dtypes.float32, (1000,)) for name in ("var", "accum")]
+    for cell, value in zip(cells, (var, accum), strict=True):
+        cell.assign(value.copy())
+    kernel = op_def("ApplyMomentum").kernels["CPU"].function
+    assert kernel is not None
+    kernel(SimpleNamespace(xp=np, op=None), *cells, np.array(lr), grad, np.array(momentum), use_nesterov=True)
+    grown = accum * momentum + grad
+    assert (cells[1].read() == grown).all()
+    assert (cells[0].read() == var - grad * lr - grown * momentum * lr).all()
+
+
+def test_a_failed_update_gives_every_lock_back() -> None:
+    cells = [state_ops.VariableCell(name, dtypes.float32, (2,)) for name in ("var", "accum")]
+    cells[0].assign(np.ones(2, np.float32))
+    kernel = op_def("ApplyMomentum").kernels["CPU"].function
+    assert kernel is not None
+    one = np.array(1, np.float32)
+    with pytest.raises(errors.FailedPreconditionError, match="accum"):
+        kernel(SimpleNamespace(xp=np, op=None), *cells, one, np.ones(2, np.float32), one, use_nesterov=False)
+    free: list[bool] = []
+
+    def take() -> None:
+        free.extend(cell.lock.acquire(blocking=False) for cell in cells)
+
+    other = threading.Thread(target=take)  # a lock of the same thread could be taken again
+    other.start()
+    other.join()
+    assert free == [True, True]
 
 
 @KINDS
