@@ -160,6 +160,11 @@ def _form_of(tensor: Tensor) -> Form | None:
     return _form(shape, dtype.np_dtype) if len(shape) == len(static) else None
 
 
+def signature_of(run: Run) -> tuple[str, Form, tuple[Form, ...]] | None:
+    """The ufunc that an operation is, and the forms of its result and inputs; None if it is none of static shapes on a CPU."""
+    return _Signatures().of(run)
+
+
 class _Signatures:
     """Of the calls of one program; most of its operations have one of few."""
 
