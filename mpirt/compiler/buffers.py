@@ -177,7 +177,7 @@ class _Signatures:
         if i.device.type != "CPU" or not op.definition.kernels["CPU"].direct or NO_SLOT in i.outputs:
             return None
         out = op.outputs[0]
-        key = (op.type, out.dtype, out.static_shape, *[(t.dtype, t.static_shape) for t in op.inputs])
+        key = (op.type, out.dtype.enum, out.static_shape, *[(t.dtype.enum, t.static_shape) for t in op.inputs])
         if key not in self._known:
             self._known[key] = _signature(op)
         return self._known[key]
@@ -247,19 +247,23 @@ class _Assigner:
                 waiting.append((position, i))
                 continue
             signature = signatures.of(i) if isinstance(i, Run) else None
-            belongs = signature is not None and all(isinstance(i, Run) and read.target in i.inputs for _, read in waiting)
+            belongs = signature is not None
+            if waiting:
+                belongs = belongs and all(isinstance(i, Run) and read.target in i.inputs for _, read in waiting)
             if draft.calls and not belongs:
                 yield draft
                 draft = _Draft()
             if signature is not None and isinstance(i, Run):
                 own = waiting if belongs else []
-                draft.reads.update((read.target, (at, read)) for at, read in own)
+                for at, read in own:
+                    draft.reads[read.target] = at, read
                 if not draft.calls:
                     draft.first = own[0][0] if own else position
                 name, out, inputs = signature
                 draft.calls.append((position, name, i.inputs, i.outputs[0]))
                 self.forms[i.outputs[0]] = out
-                self.forms.update(zip(i.inputs, inputs, strict=True))
+                for slot, form in zip(i.inputs, inputs, strict=True):
+                    self.forms[slot] = form
             waiting = []
         if draft.calls:
             yield draft
