@@ -24,7 +24,7 @@ import numpy as np
 from mpirt import errors
 from mpirt.cluster.task import Task
 from mpirt.compiler.body import compile_body
-from mpirt.compiler.buffers import assign_buffers
+from mpirt.compiler.buffers import assign_buffers, signature_of
 from mpirt.compiler.exchange import Fold, Make, Part, View
 from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, is_state
@@ -36,7 +36,7 @@ from mpirt.runtime.folding import Made, fold_call, part_of, view_call
 from mpirt.runtime.packets import IncomingPart, OutgoingPart, Packets
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
 from mpirt.runtime.resources import ResourceManager
-from mpirt.runtime.segments import SEGMENT, Instruction, Lane
+from mpirt.runtime.segments import SEGMENT, Instruction, Lane, Producing
 from mpirt.runtime.windows import WindowOutgoing, receiving_end, sending_end
 from mpirt.transport.base import Transport
 
@@ -280,6 +280,19 @@ class Executor:
                     self._incoming.append(end)
                 self._code[position] = (end.take, (), instruction.target if part is None else NO_SLOT, frees)
         self._made = list(made.values())
+        self._produce_in_place()
+
+    def _produce_in_place(self) -> None:
+        """Have the single ufuncs whose results leave through windows write them there; segments do that by themselves."""
+        if not self._produced:
+            return
+        for position, instruction in enumerate(self.program.instructions):
+            if isinstance(instruction, Run) and len(instruction.outputs) == 1 and instruction.outputs[0] in self._produced:
+                signature = signature_of(instruction)
+                if signature is not None:
+                    ufunc, _, inputs = signature
+                    call = Producing(getattr(np, ufunc), inputs, self._produced[instruction.outputs[0]])
+                    self._code[position] = (call, *self._code[position][1:])
 
     def _post(self) -> None:
         """Get everything ready that messages of the next step come into."""

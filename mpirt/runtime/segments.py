@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from mpirt.compiler.buffers import Buffers, Home, Segment
+from mpirt.compiler.buffers import Buffers, Form, Home, Segment
 
 Array = np.ndarray[Any, Any]
 Instruction = tuple[Callable[..., Any], tuple[int, ...], Any, tuple[int, ...]]  # function, slots in, slots out, slots to drop
@@ -210,6 +210,30 @@ def _into(ufunc: str) -> Callable[..., Any]:
     if ufunc in ("maximum", "minimum"):  # with three arrays numpy suspects a mistake
         return lambda a, b, out: function(a, b, out=out)
     return function
+
+
+class Producing:
+    """A single ufunc that writes its result into somebody else's array, if its operands are as the static shapes promise.
+
+    Parameters
+    ----------
+    ufunc, inputs : what to call, and the forms of its operands
+    array : gives the array to write into, of the form of the result (``WindowOutgoing.buffer``)
+    """
+
+    __slots__ = ("_ufunc", "_forms", "_array")
+
+    def __init__(self, ufunc: Callable[..., Any], inputs: Sequence[Form], array: Callable[[], Array]) -> None:
+        self._ufunc = ufunc
+        self._forms = [(form.shape, form.dtype) for form in inputs]
+        self._array = array
+
+    def __call__(self, *operands: Any) -> Any:
+        """The result."""
+        for operand, (shape, dtype) in zip(operands, self._forms, strict=True):
+            if operand.shape != shape or operand.dtype != dtype:
+                return self._ufunc(*operands)
+        return self._ufunc(*operands, out=self._array())
 
 
 class _Handed(int):

@@ -55,11 +55,17 @@ class WindowIncoming(Incoming):
     def __init__(self, transport: Transport, transfer: Transfer, tag: int, wait: Wait | None) -> None:
         super().__init__(transport, transfer, tag, wait)
         self._word = np.empty(WORD_NBYTES // 8, np.int64)
+        self._news = transport.prepare_receive(self._word, transfer.src_rank, tag)
         self._views: dict[int, WindowView] = {}
+
+    def __del__(self) -> None:
+        if hasattr(self, "_news"):
+            self._transport.release([self._news])
 
     def post(self) -> None:
         """Post the receive of a step."""
-        self._request = self._transport.irecv(self._word, self._transfer.src_rank, self._tag)
+        self._news.start()
+        self._request = self._news
 
     def ready(self) -> bool:
         """Whether all is here."""
@@ -123,16 +129,19 @@ class WindowOutgoing(Outgoing):
     def __init__(self, transport: Transport, transfer: Transfer, tag: int, wait: Wait | None) -> None:
         super().__init__(transport, transfer, tag, wait)
         self._windows: list[Window] = []
-        self._words: list[np.ndarray[Any, Any]] = []
+        self._word = np.empty(WORD_NBYTES // 8, np.int64)
+        self._news = transport.prepare_send(self._word, transfer.dst_rank, tag)
         self._most = _MOST_WINDOWS
         self._lent = -1  # position of the window that this step's value is produced into
 
     def __del__(self) -> None:
-        self._transport.keep([*self._requests, *[_Taken(w) for w in self._windows if w.state == FULL]])
+        if hasattr(self, "_news"):
+            self._transport.release([self._news])
+            self._transport.keep([*self._requests, *[_Taken(w) for w in self._windows if w.state == FULL]])
 
     def pending(self) -> bool:
         """Whether a message is still under way, or a tensor waits in a window to be taken."""
-        return super().pending() or any([window.state == FULL for window in self._windows])
+        return not self._left() or any([window.state == FULL for window in self._windows])
 
     def buffer(self) -> np.ndarray[Any, Any]:
         """An array that this step's value may be produced into: in a window if one is free, so that it needn't be copied there.
@@ -150,12 +159,15 @@ class WindowOutgoing(Outgoing):
         super().send_dead()
 
     def _send_fixed(self, array: np.ndarray[Any, Any]) -> None:
+        if not self._news.test():
+            self._await(self._left)
         position, self._lent = self._lent, -1
         produced = position >= 0 and array is self._windows[position].array
         if not produced:
             position = self._free()
         if position < 0:
-            self._start(_PLAIN)
+            self._word[0] = PLAIN
+            self._news.start()
             t = self._transfer
             content = np.ascontiguousarray(array)
             self._requests.append(self._transport.isend(content, t.dst_rank, self._tag, self._form.message_nbytes))
@@ -167,14 +179,19 @@ class WindowOutgoing(Outgoing):
         counters = self._transport.counters
         counters.windows_sent += 1
         counters.window_bytes_sent += self._form.message_nbytes
-        self._start(self._words[position])
+        self._word[0], self._word[1] = window.serial, window.descriptor
+        self._news.start()
 
     def _start(self, buffer: np.ndarray[Any, Any]) -> None:
         self._requests.append(self._transport.isend(buffer, self._transfer.dst_rank, self._tag))
 
+    def _left(self) -> bool:
+        """Whether all messages have left."""
+        return not super().pending() and self._news.test()
+
     def _finish_last(self) -> None:
-        if super().pending():
-            self._await(lambda: not super(WindowOutgoing, self).pending())
+        if not self._left():
+            self._await(self._left)
 
     def _first_free(self) -> int:
         """Position of a window that is the sender's, and of which its own rank holds nothing; -1 if there is none."""
@@ -194,7 +211,6 @@ class WindowOutgoing(Outgoing):
             _log.warning("%s travels in messages, not in shared memory: %s", self._transfer, error)
             return -1
         self._windows.append(window)
-        self._words.append(np.array([window.serial, window.descriptor], np.int64))
         return len(self._windows) - 1
 
     def _free(self) -> int:
@@ -211,9 +227,6 @@ class WindowOutgoing(Outgoing):
     def _await(self, ready: Any) -> None:
         assert self._wait is not None, f"{self._transfer}: sent again before the last step's value was taken"
         self._wait(ready, self._describe)
-
-
-_PLAIN = np.array([PLAIN, -1], np.int64)
 
 
 class _Taken:
