@@ -34,7 +34,7 @@ from mpirt.transport.base import Request, Transport
 HEADER_BYTES = 1024  # header and, if it fits, the tensor behind it
 _MAX_NDIM = 64
 _KEPT_NBYTES = 1 << 16
-_LOOKS = range(50)  # about 10 us: a wait under the control plane takes 4-8 us until it looks for the second time
+_LOOKS = range(150)  # about 30 us; a wait under the control plane takes 4-8 us from look to look at first, and then yields the core
 
 
 Place = Callable[[], np.ndarray[Any, Any]]
