@@ -11,7 +11,8 @@ A sender never blocks for its receiver, and a receive is posted before the step 
 - a wait that is given up leaves both ends as they were: `drain` (or the next `take`) goes on where it stopped.
 
 A tensor of static shape travels alone. One whose shape is only known at run time, and every string tensor, travels behind
-a small header, in the same message if it is small.
+a small header, in the same message if it is small. Small tensors of static shape, and the ends of operations, have ends of
+another kind (``packets``), unless they are received into a part of another array.
 Does not own: matching and order (transport), which transfers there are (``compiler.program``).
 """
 
@@ -33,7 +34,7 @@ from mpirt.transport.base import Request, Transport
 HEADER_BYTES = 1024  # header and, if it fits, the tensor behind it
 _MAX_NDIM = 64
 _KEPT_NBYTES = 1 << 16
-_LOOKS = range(50)  # about 10 us: a wait under the control plane takes 4-8 us until it looks for the second time
+_LOOKS = range(150)  # about 30 us; a wait under the control plane takes 4-8 us from look to look at first, and then yields the core
 
 
 Place = Callable[[], np.ndarray[Any, Any]]
@@ -106,7 +107,7 @@ class Incoming:
         self._request = self._transport.irecv(self._buffer, self._transfer.src_rank, self._tag)
 
     def take(self) -> Any:
-        """Wait for the tensor and return it (None for a token).
+        """Wait for the tensor and return it.
 
         Raises
         ------
@@ -149,8 +150,6 @@ class Incoming:
             raise DeadTensor
         if form.kind == "fixed":
             return buffer
-        if form.kind == "token":
-            return None
         if form.kind == "empty":
             return np.empty(form.shape, form.dtype.np_dtype)
         ndim = int(buffer[8:16].view(np.int64)[0])
@@ -201,8 +200,8 @@ class Outgoing:
         # The session was closed, or its program dropped, while the last step's value is still being received.
         self._transport.keep(self._requests)
 
-    def send(self, value: Any = None) -> None:
-        """Start to send the value of this step (nothing for a token)."""
+    def send(self, value: Any) -> None:
+        """Start to send the value of this step."""
         if self._requests:
             self._finish_last()
         form = self._form
@@ -218,7 +217,7 @@ class Outgoing:
         elif form.kind == "variable":
             self._send_variable(array)
         else:
-            self._start(_TOKEN)
+            self._start(_EMPTY)
 
     def send_dead(self) -> None:
         """Tell the receiver that nothing will come in this step. Waits for nothing, so that a failure can't be held up."""
@@ -276,22 +275,20 @@ def broken_promise(transfer: Transfer, array: np.ndarray[Any, Any]) -> errors.In
     )
 
 
-_TOKEN = np.ones(1, np.uint8)
+_EMPTY = np.ones(1, np.uint8)  # an empty tensor's message, since one without bytes is a dead tensor
 _NOTHING = np.empty(0, np.uint8)
 
 
 class _Form:
-    """How a transfer travels: a token, a buffer of fixed size, an empty array (a token too), or behind a header."""
+    """How a transfer travels: in a buffer of fixed size, as an empty array, or behind a header."""
 
     __slots__ = ("kind", "shape", "dtype", "message_nbytes")
 
     def __init__(self, transfer: Transfer) -> None:
         nbytes = transfer.nbytes
         self.shape: tuple[int, ...] = ()
-        self.dtype: DType = transfer.dtype or dtypes.uint8
-        if transfer.dtype is None:
-            self.kind, self.message_nbytes = "token", 1
-            return
+        assert transfer.dtype is not None, f"{transfer} is no tensor"
+        self.dtype: DType = transfer.dtype
         if nbytes is None:
             self.kind, self.message_nbytes = "variable", HEADER_BYTES
             return
