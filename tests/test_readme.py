@@ -104,7 +104,7 @@ def test_the_table_of_settings_is_complete_and_has_the_defaults() -> None:
 
 
 def as_said(default: object) -> str:
-    return f"{default:g}" if isinstance(default, float) else str(default) or "none"
+    return f"{default:g}" if isinstance(default, float) else str(int(default) if isinstance(default, bool) else default) or "none"
 
 
 def test_the_scripts_say_how_they_are_used() -> None:

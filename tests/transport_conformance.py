@@ -233,6 +233,7 @@ def prepared_messages_are_started_again_and_again_and_meet_others_in_order(trans
         for send in sends:
             send.start()
         complete(*sends, *receives)
+        assert transport.test_all(sends)
         assert [buffer.tolist() for buffer in incoming] == [[10.0 * step] * 4, [10.0 * step + 1]]
         assert [r.nbytes() for r in receives] == [32, 8] == [s.nbytes() for s in sends]
         assert all(request.test() for request in (*sends, *receives)), "once complete, always complete"

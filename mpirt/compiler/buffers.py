@@ -279,8 +279,13 @@ class _Assigner:
                     held.update(i.inputs)
             elif isinstance(i, View):
                 roots[i.target] = roots.get(i.source, i.source)
+            elif isinstance(i, Fold):
+                if i.into is None:  # of a single input it may be that one
+                    held.update(i.inputs)
             elif isinstance(i, Move) or isinstance(i, Send) and i.transfer.index not in packed:
                 held.add(i.source)
+            else:
+                assert isinstance(i, Read | Recv | Make | Send), f"who holds what {i} reads?"
         self.staying = {roots.get(slot, slot) for slot in self.program.fetches}
         held.update(self.staying)
         held.update([root for view, root in roots.items() if view in held])

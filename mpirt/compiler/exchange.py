@@ -6,17 +6,18 @@ how it goes, lists its messages alike on every rank, and gives the instructions 
 - what is reduced is reduced in one order: tensors of one rank as given, then the ranks in ascending order. Each element is
   reduced either on one rank, which sends it to the others, or on all in the same order: so all ranks have the same bits, and
   it makes no difference which way an exchange goes, or what else is in its bucket;
-- every rank sends what it gives before it waits for anything, so the place of an exchange in the plan's order is all that a
-  proof against deadlock needs;
+- every rank sends what it gives before it waits for anything (in a tree: for anything but what comes from below), so the place
+  of an exchange in the plan's order is all that a proof against deadlock needs;
 - a rank that needs no result sends, and receives nothing that only it would use. So whatever can fail is an ancestor of a
   fetch, and every rank learns of every failure.
 
-The ways of a reduction, by size and number of ranks (measured with two and four ranks on one host):
+The ways of a reduction, by size and number of ranks:
 
 =========  ======================================================================================================
 all pairs  every rank sends all it has to every rank that needs the result. One message time; up to `ALL_PAIRS_NBYTES`
 chunks     each rank reduces a chunk and sends it to those that need it. Two message times, each byte twice in all; a chunk goes
-           in segments, so that one is added while the next is on its way, and straight into its place in the result
+           in segments, so that one is added while the next is on its way, and straight into its place in the result. In
+           messages, not through windows: these would cost a copy more
 tree       more ranks than `ALL_PAIRS_RANKS`: reduced in a tree of ranks, sent back down the tree: messages grow
            linearly with the ranks, message times with their logarithm
 one        only one rank has inputs: it sends the result down a tree

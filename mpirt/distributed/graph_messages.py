@@ -9,6 +9,7 @@ clear error. Nothing is evaluated.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -188,8 +189,12 @@ class NodeTable:
         name = constant.tensor.name.partition(":")[0]
         if shape is None or None in shape or dtype.size == 0 or name in self.made:
             raise errors.InvalidArgumentError(f"large constant {name!r}: shape {shape}, type {dtype.name}, or it comes twice.")
+        sizes = [size for size in shape if size is not None]
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # a system that overcommits gives out more
         try:
-            array = np.empty([size for size in shape if size is not None], dtype.np_dtype)
+            if math.prod(sizes) * dtype.size > memory:
+                raise MemoryError(f"it takes more than the {memory} bytes of memory that this host has.")
+            array = np.empty(sizes, dtype.np_dtype)
         except (ValueError, MemoryError) as error:
             raise errors.ResourceExhaustedError(f"large constant {name!r} of shape {shape}: {error}") from None
         self.made[name] = self.graph.create_op("Const", (), {"dtype": dtype, "value": array}, f"{name}/")

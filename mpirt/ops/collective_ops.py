@@ -51,7 +51,7 @@ def combine(xp: ModuleType, how: str, arrays: Sequence[Any], divisor: int = 1, o
         total = first if out is None else out
     else:
         total = function(first, rest[0]) if out is None else function(first, rest[0], out=out)
-        own = total if getattr(total, "ndim", 0) else None  # numpy gives a number for arrays of no dimension
+        own = out if out is not None else total if getattr(total, "ndim", 0) else None  # of arrays of no dimension numpy makes numbers
         for array in rest[1:]:
             total = function(total, array) if own is None else function(total, array, out=own)
     if divisor == 1:

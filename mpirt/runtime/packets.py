@@ -43,6 +43,8 @@ class Packets:
         self._incoming: dict[int, IncomingPart] = {}
         self._packets: list[IncomingPacket] = []
         self._receives: list[Prepared] = []
+        self._sends: list[Prepared] = []
+        self._left = [False]  # whether all sends of the last step are known to have left
 
     def sending_end(self, transfer: Transfer) -> OutgoingPart | None:
         """This rank's end of a transfer that it sends; None if the transfer travels otherwise."""
@@ -51,7 +53,8 @@ class Packets:
         if transfer.index not in self._outgoing:
             together = self._shared.get(transfer.index, (transfer,))
             packet = OutgoingPacket(together, self._transport, self._first_tag, self._wait)
-            self._outgoing.update((t.index, OutgoingPart(packet, t, place)) for t, place in packet.places)
+            self._sends.append(packet.request)
+            self._outgoing.update((t.index, OutgoingPart(packet, t, place, self._left)) for t, place in packet.places)
         return self._outgoing[transfer.index]
 
     def receiving_end(self, transfer: Transfer) -> IncomingPart | None:
@@ -70,6 +73,8 @@ class Packets:
         """Post the receives of a step."""
         if self._receives:
             self._transport.start_all(self._receives)
+        if self._sends:
+            self._left[0] = self._transport.test_all(self._sends)
 
     def drained(self) -> bool:
         """Whether nothing is to come."""
@@ -125,10 +130,10 @@ class OutgoingPart:
     send : starts to send the value of this step (nothing for a token)
     """
 
-    def __init__(self, packet: OutgoingPacket, transfer: Transfer, place: Array | None) -> None:
+    def __init__(self, packet: OutgoingPacket, transfer: Transfer, place: Array | None, left: list[bool]) -> None:
         self._packet = packet
         self._ends = transfer is packet.last
-        self.send: Callable[..., None] = _sender(packet, transfer, place)
+        self.send: Callable[..., None] = _sender(packet, transfer, place, left)
 
     def send_dead(self) -> None:
         """See ``rendezvous.Outgoing``. Once for a packet, since its last tensor is never sent before the others."""
@@ -140,18 +145,18 @@ class OutgoingPart:
         return self._ends and self._packet.pending()
 
 
-def _sender(packet: OutgoingPacket, transfer: Transfer, place: Array | None) -> Callable[..., None]:
+def _sender(packet: OutgoingPacket, transfer: Transfer, place: Array | None, all_left: list[bool]) -> Callable[..., None]:
     """What a part does to send: a closure, because a look at an attribute costs as much as starting the message."""
     starts, ends = transfer is packet.first, transfer is packet.last
     dtype, shape = None if place is None else place.dtype, transfer.shape
     left, finish_last, start = packet.request.test, packet.finish_last, packet.request.start
 
     def send(value: Any = None) -> None:
-        if starts and not left():
+        if starts and not all_left[0] and not left():
             finish_last()
         if place is not None:
             array = value if value.__class__ is np.ndarray else np.asarray(value)
-            if array.dtype != dtype or array.shape != shape:
+            if (array.dtype is not dtype and array.dtype != dtype) or array.shape != shape:
                 raise broken_promise(transfer, array)
             place[...] = array
         if ends:
@@ -189,11 +194,12 @@ class IncomingPart:
     on_ready: Callable[[], None] | None = None  # never called: MPI tells nobody, so it is polled
 
     def __init__(self, packet: IncomingPacket, transfer: Transfer, place: Array | None, wait: Wait | None) -> None:
-        self._packet = packet
+        self._packet = packet  # gives MPI's request back when nobody holds it any more
         self._transfer = transfer
-        self._place = place
         self._wait = wait
         self.ready: Callable[[], bool] = packet.request.test
+        self._nbytes = packet.request.nbytes
+        self._content: Callable[[], Any] = _no_content(transfer) if place is None else place.copy
 
     def take(self) -> Any:
         """Wait for the tensor and return it (None for a token); see ``rendezvous.Incoming.take``."""
@@ -202,19 +208,15 @@ class IncomingPart:
                 raise Blocked(self)
             if not comes_soon(self.ready):
                 self._wait(self.ready, self.describe)
-        return self.result()
+        if not self._nbytes():
+            raise DeadTensor
+        return self._content()
 
     def result(self) -> Any:
         """The tensor, once ready, in an array of the caller's own."""
-        if not self._packet.request.nbytes():
+        if not self._nbytes():
             raise DeadTensor
-        place = self._place
-        if place is not None:
-            return place.copy()
-        transfer = self._transfer
-        if transfer.dtype is None:
-            return None
-        return np.empty(transfer.shape or (), transfer.dtype.np_dtype)
+        return self._content()
 
     def cancel(self) -> bool:
         """True: the step goes on without it. The packet that the plan promises still comes, alive or dead: see `Packets.drained`."""
@@ -223,6 +225,12 @@ class IncomingPart:
     def describe(self) -> str:
         """What is waited for."""
         return described(self._transfer)
+
+
+def _no_content(transfer: Transfer) -> Callable[[], Any]:
+    """What makes the value of a token or of an empty tensor."""
+    dtype = transfer.dtype
+    return (lambda: None) if dtype is None else (lambda: np.empty(transfer.shape or (), dtype.np_dtype))
 
 
 def _layout(transfers: Sequence[Transfer]) -> tuple[Array, list[tuple[Transfer, Array | None]]]:

@@ -154,6 +154,10 @@ class Transport(Protocol):
         """Start prepared receives."""
         ...
 
+    def test_all(self, sends: Sequence[Prepared]) -> bool:
+        """Whether all of these sends are complete."""
+        ...
+
     def release(self, requests: Iterable[Prepared]) -> None:
         """Nobody starts these again: free each when it is complete. Calls no MPI, as `keep`."""
         ...

@@ -318,6 +318,10 @@ class LoopbackTransport:
         for receive in receives:
             receive.start()
 
+    def test_all(self, sends: Sequence[Prepared]) -> bool:
+        """See `base.Transport`."""
+        return all([send.test() for send in sends])
+
     def release(self, requests: Iterable[Prepared]) -> None:
         """See `base.Transport`. Nothing to free."""
 

@@ -90,6 +90,7 @@ class MpiTransport:
         self._isend = self._data.Isend
         self._irecv = self._data.Irecv
         self._start_all = self.mpi.Prequest.Startall
+        self._test_all = self.mpi.Request.Testall
         self._improbe = self._control.Improbe
 
         def exchanged(own: Any, records: Any) -> Any:
@@ -198,6 +199,14 @@ class MpiTransport:
             request.received = PENDING
         try:
             self._start_all([request.mpi for request in requests])
+        except self.mpi.Exception as error:
+            raise requests[0].translated(error) from None
+
+    def test_all(self, sends: Sequence[Prepared]) -> bool:
+        """See `base.Transport`."""
+        requests = cast("Sequence[PreparedSend]", sends)
+        try:
+            return self._test_all([request.mpi for request in requests])  # type: ignore[no-any-return]
         except self.mpi.Exception as error:
             raise requests[0].translated(error) from None
 

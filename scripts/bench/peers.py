@@ -7,6 +7,7 @@ started, answers with samples, and ends when its input ends. Between requests it
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -50,7 +51,8 @@ class Peer:
     def __init__(self, python: str, script: str) -> None:
         pipe = subprocess.PIPE
         command = [python, str(Path(__file__).with_name(script))]
-        self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it has packages of its own
+        self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
         hello = self._answer()
         self.version, self.pids = hello["version"], hello["pids"]
 

@@ -56,7 +56,7 @@ class Contestant(Protocol):
 def register_task() -> None:
     """The operation type of a task: `task_patterns.run_task`, whatever reads it."""
 
-    @register_op("BenchmarkTask", inputs=["inputs: N*uint64"], outputs=["output: uint64"], attrs={"key": "int"}, stateful=True)
+    @register_op("BenchmarkTask", inputs=["inputs: N*uint64"], outputs=["output: uint64"], attrs={"key": "int"})
     def _shape(ctx: Any) -> list[Any]:
         return [(WORDS,)]
 

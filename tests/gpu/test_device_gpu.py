@@ -304,7 +304,8 @@ def test_memory_of_steps_does_not_grow(gpu: CudaGpu) -> None:
         for _ in range(30):
             session.run(step.op, {x: np.zeros(1 << 20, np.float32)})
             used.append((pool.used_bytes(), pool.total_bytes()))
-    assert len(set(used[5:])) == 1
+    # What an earlier test has left to the garbage collector may go meanwhile.
+    assert max(used[5:]) == used[5]
 
 
 # ------------------------------------------------------------------------------------------------------------ threads

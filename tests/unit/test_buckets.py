@@ -19,6 +19,7 @@ from mpirt.compiler.prune import prune
 from mpirt.compiler.schedule import bring_together, schedule
 from mpirt.compiler.verify import verify
 from mpirt.graph.graph import Graph, Operation, Tensor
+from mpirt.ops.apply import apply_op
 from mpirt.ops.collective_ops import REDUCE
 
 TASKS = (Task("worker", 0), Task("worker", 1), Task("worker", 2))
@@ -160,3 +161,20 @@ def test_a_bucket_is_not_filled_beyond_its_size() -> None:
 def test_on_one_rank_nothing_is_packed() -> None:
     program = link(gradients_of(3), lambda task: 0, 0, 1)
     assert program.transfers == [] and not any(isinstance(i, Fold) for i in program.instructions)
+
+
+def test_a_reduction_of_another_ones_result_shares_no_message_with_it_though_it_is_next_to_it() -> None:
+    with Graph().as_default():
+        xs = []
+        for task in range(2):
+            with tf.device(f"/job:worker/task:{task}"):
+                xs.append(tf.constant([task + 1.0]))
+        first = apply_op(REDUCE, xs, reduction="sum", name="first")
+        second = apply_op(REDUCE, [first, xs[1]], reduction="sum", name="second")
+        tasks = {xs[0].op: 0, xs[1].op: 1, first.op: 0, second.op: 0}
+        placement = {op: DeviceName(Task("worker", task), "CPU", 0) for op, task in tasks.items()}
+        plan = partition(schedule(prune([second]), placement), placement, [second])
+    verify(plan)
+    assert [node.op.name for node in plan.nodes][-2:] == ["first", "second"], "neighbours"
+    sends = [i.transfer.reason for i in link(plan, lambda task: task.index, 1, 2, 0).instructions if isinstance(i, Send)]
+    assert sends == ["first, all pairs: all 0", "second, all pairs: all 0"]

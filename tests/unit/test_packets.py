@@ -152,7 +152,7 @@ class Pair:
         self.world = LoopbackWorld(2, seed=seed)
         program = Program(0, packets=[transfers] if len(transfers) > 1 else [])
         sides = [Packets(program, self.world.transport(rank), 100, wait) for rank in (0, 1)]
-        self.receiver = sides[1]
+        self.sender, self.receiver = sides
         self.outgoing = [end for t in transfers if (end := sides[0].sending_end(t)) is not None]
         self.incoming = [end for t in transfers if (end := sides[1].receiving_end(t)) is not None]
         assert len(self.outgoing) == len(self.incoming) == len(transfers)
@@ -235,7 +235,9 @@ def test_the_next_step_s_first_tensor_waits_by_name_until_the_last_packet_has_le
 
     seed = next(s for s in range(50) if not _left_at_once(s))
     pair = Pair(seed, wait)
+    pair.sender.post()
     pair.send(values_of(0))
+    pair.sender.post()
     pair.send(values_of(1))
     assert waits == ["rank 1 to receive 'b:0' of the step before"]
     assert pair.incoming[4].take() == 0.0, "the packet was written before it had left"

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 import mpirt as tf
 from mpirt.compiler import buffers
-from mpirt.compiler.program import Run
+from mpirt.compiler.program import NO_SLOT, Run, Send
 from mpirt.graph.graph import Graph, Tensor
 from mpirt.graph.op_def import op_def, op_types
 from mpirt.runtime import executor, segments
 from tests.reference import Reference
 from tests.unit import test_tf_golden
+from tests.unit.test_executor import by_name, executors
 
 
 @pytest.fixture(autouse=True)
@@ -252,6 +253,22 @@ def test_a_buffer_is_not_used_again_while_a_view_of_it_is_still_to_be_read() -> 
         found = session.run([total, tf.reduce_sum(other)], {x: ones, z: twos})
         assert len(segments_of(session)) == 2
     assert bits(found[0]) == bits(chained(ones).reshape(4, 4).sum(0)) and bits(found[1]) == bits(chained(twos).sum())
+
+
+@pytest.mark.parametrize("size, copied", [(10, True), (50_000, False)])
+def test_what_is_sent_is_held_until_it_has_left_unless_it_travels_in_a_packet(
+    size: int, copied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buffers._Assigner, "_pays", lambda *_: True)
+    x = tf.placeholder(tf.float32, [size])
+    first, second = chain(x), chain(tf.tanh(x))
+    z = [tf.negative(first, name="first_on_1"), tf.negative(second, name="second_on_1")]
+    sender, _ = executors([t.op for t in z], [x], 2, by_name)
+    sent = {i.source for i in sender.program.instructions if isinstance(i, Send) and i.source != NO_SLOT}
+    assert len(sent) == 2 and bool(sender.program.packets) == copied
+    given = {slot for segment in sender.buffers.segments for slot, _ in segment.outputs}
+    kept = sender.buffers.kept.keys()
+    assert (sent <= kept and not sent & given) if copied else (sent <= given and not sent & kept)
 
 
 def test_a_matrix_in_another_layout_is_summed_in_the_order_of_its_own() -> None:
