@@ -153,11 +153,6 @@ class WindowOutgoing(Outgoing):
             self._lent = self._new_window()
         return self._form.buffer() if self._lent < 0 else self._windows[self._lent].array
 
-    def send_dead(self) -> None:
-        """See `Outgoing.send_dead`."""
-        self._lent = -1
-        super().send_dead()
-
     def _send_fixed(self, array: np.ndarray[Any, Any]) -> None:
         if not self._news.test():
             self._await(self._left)

@@ -14,8 +14,8 @@ needed. Guarantees:
 - the receiver opens ``/proc/PID/fd/N``, which needs the same process namespace and user. At the start every rank tries it with
   every other rank of its host (`Beacon`); the ranks that all see each other have the same number in ``Transport.memory``, and
   only between such ranks are windows used. Afterwards only running out of descriptors or address space can fail;
-- the descriptor is closed as soon as the receiver has opened the window, so windows use up no descriptors (libc's mmap is called
-  for that: Python's keeps one for each mapping).
+- the descriptor is closed once the receiver has opened the window, when the sender looks at it next, so windows use up no
+  descriptors (libc's mmap is called for that: Python's keeps one for each mapping).
 
 Ownership is one byte in the window's header, which only its owner of the moment changes: FREE (the sender's), FULL (on its way),
 HELD (the receiver's). Order of memory: what is written before a message is sent is seen after it was received, as with any two
