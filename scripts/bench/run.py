@@ -40,7 +40,7 @@ LINES = (
     Line("edge"),
     Line("taskbench"),
     Line("operations", (1,)),
-    Line("training"),
+    Line("training", (2, 4)),
     Line("collectives", (2, 4)),
     Line("planning"),
     Line("plans", (1,)),
