@@ -41,6 +41,9 @@ class Graph:
         self.test = tf.placeholder(tf.float32, [None, problem.layers[0]]), tf.placeholder(tf.int64, [None])
         self.initial = [tf.placeholder(tf.float32, shape) for shape in problem.shapes]
         self.fetches: Any = None
+        self.holders: list[Any] = []  # what a step is given, and that of each step
+        self.batches: list[list[Any]] = []
+        self._call: Any = None
         self._position = 0
 
     def variables(self, scope: str = "") -> list[Any]:
@@ -76,12 +79,15 @@ class Graph:
         """See `Contestant`."""
         return float(self.session.run(self.right, dict(zip(self.test, self.problem.test or (), strict=True))))
 
-    def _train(self, feeds: Sequence[dict[Any, Any]], count: int, stop: Callable[[], bool] | None) -> list[float]:
-        run, fetches, losses = self.session.run, self.fetches, []
+    def steps(self, count: int, stop: Callable[[], bool] | None = None) -> list[float]:
+        """See `Contestant`."""
+        if self._call is None:
+            self._call = self.session.make_callable(self.fetches, self.holders)
+        call, batches, losses = self._call, self.batches, []
         for step in range(self._position, self._position + count):
             if stop is not None and stop():
                 break
-            losses.append(run(fetches, feeds[step % len(feeds)])[0])
+            losses.append(call(*batches[step % len(batches)])[0])
         self._position += len(losses)
         return list(map(float, losses))
 
@@ -104,11 +110,11 @@ class Synchronous(Graph):
         with tf.device(_ps_setter(tf, problem, "/job:worker/task:0")):
             variables = self.variables()
             step = tf.train.get_or_create_global_step()
-        feeds, losses, gradients = [], [], []
+        losses, gradients = [], []
         for worker in range(WORKERS):
             with tf.device(f"/job:worker/task:{worker}"):
                 images, labels = self.batch()
-                feeds.append((images, labels))
+                self.holders += [images, labels]
                 losses.append(_loss(tf, _network(tf, images, _pairs(variables)), labels))
                 gradients.append(self.optimizer.compute_gradients(losses[-1], variables))
         averaged = []
@@ -120,14 +126,7 @@ class Synchronous(Graph):
         with tf.device("/job:worker/task:0"):
             self.fetches = [tf.add_n(losses) / WORKERS, train]
         self.finish(variables)
-        self.feeds = [
-            {holder: value for holders, batch in zip(feeds, parts, strict=True) for holder, value in zip(holders, batch, strict=True)}
-            for parts in zip(*problem.batches, strict=True)
-        ]
-
-    def steps(self, count: int, stop: Callable[[], bool] | None = None) -> list[float]:
-        """See `Contestant`."""
-        return self._train(self.feeds, count, stop)
+        self.batches = [[array for batch in parts for array in batch] for parts in zip(*problem.batches, strict=True)]
 
 
 class Asynchronous(Graph):
@@ -143,11 +142,7 @@ class Asynchronous(Graph):
             train = self.optimizer.minimize(loss, global_step=step, var_list=variables)
             self.fetches = [loss, train]
         self.finish(variables)
-        self.feeds = [{images: batch[0], labels: batch[1]} for batch in problem.batches[worker]]
-
-    def steps(self, count: int, stop: Callable[[], bool] | None = None) -> list[float]:
-        """See `Contestant`."""
-        return self._train(self.feeds, count, stop)
+        self.holders, self.batches = [images, labels], [list(batch) for batch in problem.batches[worker]]
 
 
 class AllReduce(Graph):
@@ -155,12 +150,12 @@ class AllReduce(Graph):
 
     def __init__(self, tf: Any, problem: Problem) -> None:
         super().__init__(tf, problem, "all-reduce")
-        replicas, feeds, losses, gradients = [], [], [], []
+        replicas, losses, gradients = [], [], []
         for worker in range(WORKERS):
             with tf.device(f"/job:worker/task:{worker}"):
                 replicas.append(self.variables(f"_{worker}"))
                 images, labels = self.batch()
-                feeds.append((images, labels))
+                self.holders += [images, labels]
                 losses.append(_loss(tf, _network(tf, images, _pairs(replicas[-1])), labels))
                 gradients.append([gradient for gradient, _ in self.optimizer.compute_gradients(losses[-1], replicas[-1])])
         means = [tf.collective.all_reduce(list(towers), "mean") for towers in zip(*gradients, strict=True)]
@@ -173,11 +168,4 @@ class AllReduce(Graph):
         with tf.device("/job:worker/task:0"):
             self.fetches = [mean_loss[0], *trained]
         self.finish(*replicas)
-        self.feeds = [
-            {holder: value for holders, batch in zip(feeds, parts, strict=True) for holder, value in zip(holders, batch, strict=True)}
-            for parts in zip(*problem.batches, strict=True)
-        ]
-
-    def steps(self, count: int, stop: Callable[[], bool] | None = None) -> list[float]:
-        """See `Contestant`."""
-        return self._train(self.feeds, count, stop)
+        self.batches = [[array for batch in parts for array in batch] for parts in zip(*problem.batches, strict=True)]
