@@ -6,7 +6,9 @@ plan (a collective session, a master) binds it with ``program.link``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import gc
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from mpirt import errors
 from mpirt.compiler.partition import Plan, partition
@@ -16,6 +18,21 @@ from mpirt.compiler.schedule import schedule
 from mpirt.compiler.verify import verify
 from mpirt.graph.graph import Graph, Operation, Tensor
 from mpirt.graph.shapes import text
+
+
+@contextmanager
+def collecting_later() -> Iterator[None]:
+    """Inside, or during a function that this decorates, nobody looks for reference cycles.
+
+    A plan of many operations makes many objects and no cycles; looking for some takes a third of the time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def make_plan(

@@ -14,7 +14,7 @@ from typing import Any
 from mpirt import errors
 from mpirt.compiler.partition import Plan
 from mpirt.compiler.placer import DeviceName, PlacementRules
-from mpirt.compiler.planning import make_plan
+from mpirt.compiler.planning import collecting_later, make_plan
 from mpirt.compiler.program import Program, link
 from mpirt.compiler.prune import PLACEHOLDERS, prune
 from mpirt.distributed.cluster import Cluster
@@ -240,6 +240,7 @@ class CollectiveSession:
                     hint=f"feed {tensor.name!r} on rank {host} (or on every rank: values count only there), or pin it to another task.",
                 )
 
+    @collecting_later()
     def _compile(self, leaves: Leaves, feeds: Mapping[Tensor, Any]) -> _Step:
         cluster = self._cluster
         plan = make_plan(self._graph, leaves, feeds.keys(), cluster.inventory, self._rules, self._places.pinned)

@@ -28,7 +28,7 @@ from mpirt import errors
 from mpirt.cluster.task import Task
 from mpirt.compiler.partition import Plan
 from mpirt.compiler.placer import DeviceName, Inventory, PlacementRules
-from mpirt.compiler.planning import make_plan
+from mpirt.compiler.planning import collecting_later, make_plan
 from mpirt.compiler.program import Program, link
 from mpirt.distributed.control import ControlPlane, Kind
 from mpirt.distributed.control_pb2 import (
@@ -345,6 +345,7 @@ class MasterSession:
         finally:
             self._compiling.release()
 
+    @collecting_later()
     def _compile(self, leaves: Leaves, fed: Collection[Tensor], deadline: Deadline | None) -> _Signature:
         master = self._master
         rank, size = master.rank, master.size

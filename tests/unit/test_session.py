@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 import mpirt as tf
 from mpirt.cluster.cluster_spec import ClusterSpec
+from mpirt.compiler import program
+from mpirt.distributed import master_session
 from mpirt.distributed.cluster import Cluster
 from mpirt.graph.default_session import default_session_stack
 from mpirt.graph.graph import Graph
@@ -444,3 +447,24 @@ def test_the_text_of_a_session_says_what_it_is(graph: Graph) -> None:
     assert repr(session) == f"<mpirt.Session of {graph!r}, 1 signatures>"
     session.close()
     assert repr(session) == f"<mpirt.Session of {graph!r}, closed>"
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_planning_leaves_the_garbage_collector_as_it_was(enabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def link(*args: Any) -> Any:
+        seen.append(gc.isenabled())
+        return program.link(*args)
+
+    monkeypatch.setattr(master_session, "link", link)
+    try:
+        (gc.enable if enabled else gc.disable)()
+        assert tf.Session().run(tf.constant(1) + 2) == 3
+        after = gc.isenabled()
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            tf.Session().run(tf.placeholder(tf.float32))
+        assert (after, gc.isenabled()) == (enabled, enabled)
+        assert seen and not any(seen)
+    finally:
+        gc.enable()
