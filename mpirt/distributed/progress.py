@@ -20,8 +20,6 @@ import threading
 import time
 from collections.abc import Callable
 
-import numpy as np
-
 from mpirt.transport.base import IDLE_EVERY_S, Patience, log_stall
 
 _log = logging.getLogger("mpirt")
@@ -91,9 +89,8 @@ class Progress:
         while True:
             if self._leading.acquire(False) or (self._in_service and self._leading.acquire(timeout=_FOLLOW_S)):
                 try:
-                    with np.errstate(all="ignore"):  # kernels of other ranks' steps may run in this thread
-                        if self._lead(ready, patience, on_idle):
-                            return
+                    if self._lead(ready, patience, on_idle):
+                        return
                 finally:
                     self._leading.release()
             if follower is None:
@@ -116,12 +113,11 @@ class Progress:
             if not leads:
                 return ready()
         try:
-            with np.errstate(all="ignore"):
-                end = time.perf_counter() + seconds
-                while not ready():
-                    self._turn()
-                    if time.perf_counter() > end:
-                        return ready()
+            end = time.perf_counter() + seconds
+            while not ready():
+                self._turn()
+                if time.perf_counter() > end:
+                    return ready()
             return True
         finally:
             self._leading.release()
@@ -157,8 +153,7 @@ class Progress:
         """Look at everything once, unless another thread leads, which will."""
         if self._leading.acquire(False):
             try:
-                with np.errstate(all="ignore"):
-                    self._turn()
+                self._turn()
             finally:
                 self._leading.release()
 
@@ -175,7 +170,6 @@ class Progress:
 
         ``watch()`` is called under the leadership, at every turn after which nothing has happened.
         """
-        np.seterr(all="ignore")  # of this thread, for the kernels that it runs
         pause_s = _SHORTEST_NAP_S
         while not stopped():
             if not self._leading.acquire(False):

@@ -21,8 +21,6 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
-import numpy as np
-
 from mpirt import errors
 from mpirt.cluster.task import Task
 from mpirt.compiler.placer import DeviceName, device_name
@@ -399,7 +397,7 @@ class _Step:
         return not ended
 
     def _run_in_thread(self) -> None:
-        with blocking(self._block), np.errstate(all="ignore"):
+        with blocking(self._block):
             while True:
                 start = time.thread_time()  # not what other threads made it wait
                 failure: Failure | errors.OpError | None = None

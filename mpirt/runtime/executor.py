@@ -356,16 +356,19 @@ class Executor:
     def advance(self) -> bool:
         """Carry the step on until its end (True), or until it is blocked on something (False), which has come when this is called again.
 
-        The caller sets numpy's ``errstate``, once for many steps.
-
         Raises
         ------
         StepFailed
             As `run`. The step has ended then.
         """
-        assert self._lane is not None, "no step has been started"
+        lane = self._lane
+        assert lane is not None, "no step has been started"
         try:
-            self._index, self.blocked = self._interpret(self._lane, self._values, self._index, self.blocked)
+            if lane.context is not None:
+                self._index, self.blocked = lane.context.run(self._interpret, lane, self._values, self._index, self.blocked)
+            else:
+                with np.errstate(all="ignore"):
+                    self._index, self.blocked = self._interpret(lane, self._values, self._index, self.blocked)
         except StepFailed:
             self._ended()
             raise
