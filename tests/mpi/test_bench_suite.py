@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 RUN = Path(__file__).resolve().parents[2] / "scripts" / "bench" / "run.py"
+
+pytestmark = pytest.mark.one_mpi
 
 
 def run(results: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ import pytest
 import mpirt as tf
 
 
-@pytest.mark.ranks([2, 3])
+@pytest.mark.ranks(3)
 @pytest.mark.parametrize("how", ["closed", "forgotten"])
 def test_what_a_step_sends_arrives_whole_though_the_sender_ends_its_session_at_once(how: str, nranks: int) -> None:
     tf.cluster({"worker": nranks})

@@ -66,7 +66,7 @@ def on_cpu(*tasks: str) -> str:
         pytest.param(None, None, [on_cpu(*TASKS)], marks=pytest.mark.one_mpi),
         pytest.param(2, None, [on_cpu(*TASKS[:2]), on_cpu(*TASKS[2:])], marks=pytest.mark.one_mpi),
         (4, None, [on_cpu(task) for task in TASKS]),
-        (4, "hostfiles/digits-4.toml", [on_cpu(task) for task in TASKS]),
+        pytest.param(4, "hostfiles/digits-4.toml", [on_cpu(task) for task in TASKS], marks=pytest.mark.one_mpi),
         pytest.param(6, None, [*(on_cpu(task) for task in TASKS), "spare", "spare"], marks=pytest.mark.one_mpi),
     ],
     ids=["python", "2-ranks", "4-ranks", "4-ranks-by-table", "6-ranks"],

@@ -34,12 +34,11 @@ def on_the_whole_batch(tmp_path_factory: pytest.TempPathFactory) -> npt.NDArray[
     ("n", "workers", "options"),
     [
         pytest.param(None, 2, [], marks=pytest.mark.one_mpi),
-        (2, 2, []),
+        pytest.param(2, 2, [], marks=pytest.mark.one_mpi),
         (2, 2, ["--servers"]),
-        pytest.param(2, 4, [], marks=pytest.mark.one_mpi),
         pytest.param(3, 4, ["--servers"], marks=pytest.mark.one_mpi),
     ],
-    ids=["python", "2-ranks", "2-ranks-servers", "4-workers-on-2-ranks", "4-workers-on-3-ranks-servers"],
+    ids=["python", "2-ranks", "2-ranks-servers", "4-workers-on-3-ranks-servers"],
 )
 def test_it_learns_what_one_worker_learns_on_the_whole_batch(
     mpirun: Mpirun, tmp_path: Path, on_the_whole_batch: npt.NDArray[np.float32], n: int | None, workers: int, options: list[str]

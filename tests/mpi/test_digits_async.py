@@ -44,13 +44,12 @@ def described(history: History, chosen: npt.NDArray[np.bool_]) -> str:
     [
         pytest.param(None, 2, 2, marks=pytest.mark.one_mpi),
         (2, 2, 2),
-        pytest.param(3, 2, 2, marks=pytest.mark.one_mpi),
         (4, 2, 2),
         pytest.param(5, 2, 2, marks=pytest.mark.one_mpi),
         pytest.param(None, 1, 3, marks=pytest.mark.one_mpi),
         (4, 1, 3),
     ],
-    ids=["python", "2-ranks", "3-ranks", "4-ranks", "5-ranks", "python-1-ps-3-workers", "4-ranks-1-ps-3-workers"],
+    ids=["python", "2-ranks", "4-ranks", "5-ranks", "python-1-ps-3-workers", "4-ranks-1-ps-3-workers"],
 )
 def test_workers_at_their_own_pace_lose_no_update_and_learn_like_the_synchronous_job(
     train: Train, n: int | None, ps: int, workers: int

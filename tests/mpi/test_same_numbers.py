@@ -35,8 +35,8 @@ RANDOM = """
 
 @pytest.mark.one_mpi
 def test_random_numbers_are_the_same_on_any_number_of_ranks(mpirun: Any) -> None:
-    printed = {n: mpirun(n, RANDOM).stdout.split("\n")[:-1] for n in (None, 1, 2, 3, 4, 5)}
-    assert {n: len(lines) for n, lines in printed.items()} == {None: 1, 1: 1, 2: 2, 3: 3, 4: 4, 5: 5}
+    printed = {n: mpirun(n, RANDOM).stdout.split("\n")[:-1] for n in (None, 1, 3, 4)}
+    assert {n: len(lines) for n, lines in printed.items()} == {None: 1, 1: 1, 3: 3, 4: 4}
     (line,) = {line for lines in printed.values() for line in lines}
     assert line.startswith("digest ")
 
@@ -74,7 +74,7 @@ SCRIPT_FUNCTIONS = """
 
 
 @pytest.mark.one_mpi
-@pytest.mark.parametrize(("ranks", "runs_on"), [(None, 0), (2, 1), (4, 3), (5, 3)])
+@pytest.mark.parametrize(("ranks", "runs_on"), [(None, 0), (2, 1), (5, 3)])
 def test_functions_of_the_script_and_prints_and_strings_work_on_any_rank(mpirun: Any, ranks: int | None, runs_on: int) -> None:
     result = mpirun(ranks, SCRIPT_FUNCTIONS)
     size = ranks or 1

@@ -331,8 +331,9 @@ elif rank == 1:
         result = job.wait(20)
     assert result.rc == 0 and not result.timed_out, result
     told = re.search(
-        r"^rank 1: (\d\.\d\d) the step did not end within its timeout of 0\.4 s; it was waiting for tensor 'AssignAdd:0' from"
-        r" /job:ps/task:0 on rank 0 \(for fetch\)\. .*\| +Mend: find out what the other side does meanwhile, or allow more time"
+        r"^rank 1: (\d\.\d\d) the step did not end within its timeout of 0\.4 s; it was waiting for (?:tensor 'AssignAdd:0' from"
+        r" /job:ps/task:0 on rank 0 \(for fetch\)|rank 0 \(host \S+, pid \d+, /job:ps/task:0\) to end its part of the step.*?)\. .*"
+        r"\| +Mend: find out what the other side does meanwhile, or allow more time"
         r" \(operation_timeout_in_ms of the session's config, timeout_in_ms of RunOptions\)\.$",
         result.stdout, re.MULTILINE,
     )  # fmt: skip

@@ -14,6 +14,8 @@ import mpirt as tf
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts" / "bench"))
 
+pytestmark = pytest.mark.one_mpi
+
 
 @pytest.fixture
 def taskbench() -> Iterator[Any]:

@@ -43,7 +43,7 @@ def transport() -> Iterator[MpiTransport]:
     transport.finalize()
 
 
-@pytest.mark.ranks([1, 2, 3], timeout=120)
+@pytest.mark.ranks([1, 3], timeout=120)
 def test_it_is_a_transport(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "CHUNK_NBYTES", 1024)
     for check in CHECKS:

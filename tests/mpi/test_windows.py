@@ -25,7 +25,7 @@ def on(task: int) -> Any:
     return tf.device(f"/job:worker/task:{task}")
 
 
-@pytest.mark.ranks([2, 3])
+@pytest.mark.ranks(3)
 def test_arrays_that_a_queue_a_variable_or_the_user_keeps_are_right_after_many_steps(rank: int, nranks: int) -> None:
     """Each step's tensor goes from task 0 into a queue and a variable of the last task, and round to the user."""
     cluster = tf.cluster({"worker": nranks})
@@ -57,7 +57,7 @@ def test_arrays_that_a_queue_a_variable_or_the_user_keeps_are_right_after_many_s
             assert counters.windows_sent == counters.windows_received == 10
 
 
-@pytest.mark.ranks([2, 3])
+@pytest.mark.ranks(3)
 def test_failed_steps_leave_windows_usable(rank: int, nranks: int) -> None:
     """What fails is on task 1, before or after it has taken the tensor, or on task 0, before it sends one."""
     tf.cluster({"worker": nranks})
@@ -84,7 +84,7 @@ def test_failed_steps_leave_windows_usable(rank: int, nranks: int) -> None:
                 assert session.run(total, feeds) == 2 * N * i
 
 
-@pytest.mark.ranks([2, 3], timeout=90)
+@pytest.mark.ranks(3, timeout=90)
 def test_readers_of_a_variable_that_is_changed_in_place_see_one_value_each_time(rank: int, nranks: int, shared_path: Path) -> None:
     """All ranks' clients read the variable of rank 0 on their own rank, in two threads, while others add to it."""
     server = tf.train.Server({"worker": nranks})
@@ -242,7 +242,7 @@ def test_a_killed_rank_leaves_no_shared_memory_behind(mpirun: Mpirun, victim: in
     assert not [name for name in set(os.listdir("/dev/shm")) - names if "mpirt" in name]
 
 
-@pytest.mark.ranks([2, 3])
+@pytest.mark.ranks(3)
 def test_what_a_kernel_produces_is_sent_from_where_it_was_written(rank: int, nranks: int) -> None:
     """Each task's sum goes to the next, is also used where it was made, and is kept by a variable there: all are right."""
     cluster = tf.cluster({"worker": nranks})
