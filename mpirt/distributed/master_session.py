@@ -53,8 +53,8 @@ from mpirt.runtime.resources import ResourceManager
 
 CLIENT = DeviceName(Task("_client", 0), "CPU", 0)  # where the feeds come in: the process of the session
 
-_SHORT_S = 150e-6  # a step that ends within this is short
-_MISSES = 8  # so many in a row that aren't, and the next
+_SHORT_S = 100e-6  # a step that ends within this is short
+_MISSES = 3  # so many in a row that aren't, and the next
 _TRY_AGAIN = 16  # are not expected to be
 _GRACE_S = 1.0  # after a failure, the time that the other ranks have to end their parts before the client hears of it
 _SHORT_GRACE_S = 0.05  # the same after the user's deadline

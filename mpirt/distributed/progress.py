@@ -178,7 +178,6 @@ class Progress:
                 time.sleep(beside_s)
                 beside_s = min(beside_s * _NAP_GROWTH, _LONGEST_BESIDE_S)
                 continue
-            beside_s = _BESIDE_A_LEADER_S
             self._in_service = True  # for a moment only: whoever wants to lead waits
             try:
                 busy = self._turn()
@@ -187,6 +186,8 @@ class Progress:
             finally:
                 self._in_service = False
                 self._leading.release()
+            if busy:
+                beside_s = _BESIDE_A_LEADER_S
             pause_s = _SHORTEST_NAP_S if busy else min(pause_s * _NAP_GROWTH, _LONGEST_NAP_S)
             time.sleep(pause_s)
 

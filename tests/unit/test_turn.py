@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 import time
 
-import pytest
-
 from mpirt.distributed import turn as module
 from mpirt.distributed.turn import Turn
 
@@ -34,16 +32,9 @@ def test_one_thread_has_the_turn_and_all_get_it() -> None:
     assert min(counts) > 0
 
 
-def waiting(turn: Turn, number: int) -> None:
-    """Until so many threads wait."""
-    while len(turn._waiting) < number:
-        time.sleep(1e-4)
-
-
 def test_a_turn_that_is_left_lying_is_found() -> None:
     turn, found = Turn(), threading.Event()
     turn.take()
-    turn._until = time.perf_counter() + 3600  # it is not handed over
 
     def wait() -> None:
         turn.take()
@@ -52,52 +43,29 @@ def test_a_turn_that_is_left_lying_is_found() -> None:
 
     thread = threading.Thread(target=wait)
     thread.start()
-    waiting(turn, 1)
-    turn.give()
+    while not turn._waiting:
+        time.sleep(1e-4)
+    turn.give()  # not after so many steps that it would be handed over
     assert found.wait(10)
     thread.join(10)
 
 
-def test_a_turn_that_its_holder_takes_again_and_again_is_not_taken_from_it_before_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LOOK_S", 0.2)  # noise of other jobs on this machine is shorter
-    turn, robbed = Turn(), threading.Event()
-    turn.take()
-    turn._until = time.perf_counter() + 3600
-
-    def wait() -> None:
-        turn.take()
-        robbed.set()
-        turn.give()
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    waiting(turn, 1)
-    end = time.perf_counter() + 1
-    while time.perf_counter() < end:
-        turn.give()
-        time.sleep(0)  # it lies there for most of the time
-        turn.take()
-        assert not robbed.is_set()
-    turn.give()
-    thread.join(10)
-    assert robbed.is_set()
-
-
-def test_the_turn_is_handed_to_the_one_that_has_waited_longest_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LOOK_S", 3600)  # nobody finds it by looking
-    monkeypatch.setattr(module, "_TURN_S", 0)
+def test_the_turn_is_handed_to_the_one_that_has_waited_longest_after_so_many_steps() -> None:
     turn, order = Turn(), []
     turn.take()
 
     def wait(number: int) -> None:
         turn.take()
         order.append(number)
+        turn._streak = module._STEPS
         turn.give()
 
     threads = [threading.Thread(target=wait, args=(i,)) for i in range(4)]
     for i, thread in enumerate(threads):
         thread.start()
-        waiting(turn, i + 1)
+        while len(turn._waiting) <= i:
+            time.sleep(1e-4)
+    turn._streak = module._STEPS
     turn.give()
     for thread in threads:
         thread.join(10)
