@@ -364,7 +364,7 @@ class _Part:
             root = self.rank == senders[0]
             result = self._fold(slots, self.divisor if root else 1, labels) if children or root else slots[0]
             if not root:
-                self._send("up", self._parent("up", dst=False), 0, result)
+                self._send("up", self._parent("up"), 0, result)
         if self.receives or self.rank == senders[0]:
             if self.rank != senders[0]:
                 result = self._recv("result", self._parent("result"), 0)
@@ -498,7 +498,7 @@ class _Part:
                 self._send("result", dst, 0, result)
         return result
 
-    def _parent(self, role: str, dst: bool = True) -> int:
+    def _parent(self, role: str) -> int:
         ex = self.exchange
         if role == "up":
             return next(src for src, child in _down(ex.senders) if child == self.rank)

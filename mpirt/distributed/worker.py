@@ -481,4 +481,4 @@ class _Step:
             record = self._worker.record(failure.error, failure.device, failure.traceback)
         elif failure is not None:
             record = self._worker.record(failure)
-        self._worker.done(self._source, self._number, record, dead and record is None)
+        self._worker.done(self._source, self._number, record, dead)

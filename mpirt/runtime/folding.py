@@ -6,19 +6,18 @@ Owns: the calls for the instructions `Fold` and `View`, and `Made`, the array of
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from mpirt.compiler.exchange import JOIN, Fold, Make, Part, View
+from mpirt.compiler.buffers import BLOCK_NBYTES
+from mpirt.compiler.exchange import JOIN, KEPT_NBYTES, Fold, Make, Part, View
 from mpirt.ops.collective_ops import check_shapes, combine, gathered
+from mpirt.runtime.rendezvous import SOLE_HOLDER, references
 
-_KEPT_NBYTES = 1 << 16
 _MOST_KEPT = 2  # a caller that holds the last step's result while the next one runs needs no third
-_BLOCK_NBYTES = 1 << 18  # so much of each array stays in a core's cache
 
 
 class Made:
@@ -44,11 +43,11 @@ class Made:
             pending()
         self._array = None
         for i in range(len(self._kept)):
-            if _references(self._kept, i) == _SOLE_HOLDER:
+            if references(self._kept, i) == SOLE_HOLDER:
                 self._array = self._kept[i]
                 return
         self._array = np.empty(self._shape, self._dtype)
-        if self._array.nbytes >= _KEPT_NBYTES:
+        if self._array.nbytes >= KEPT_NBYTES:
             self._kept = [*self._kept, self._array][-_MOST_KEPT:]
 
     def take(self) -> np.ndarray[Any, Any]:
@@ -61,13 +60,6 @@ class Made:
         """Where a message of this step goes; before `take`."""
         assert self._array is not None
         return self._array.reshape(-1)[part[0] : part[1]]
-
-
-def _references(arrays: list[np.ndarray[Any, Any]], index: int) -> int:
-    return sys.getrefcount(arrays[index])
-
-
-_SOLE_HOLDER = _references([np.empty(0)], 0)  # what it is while only one list holds an array
 
 
 def fold_call(fold: Fold) -> tuple[Callable[..., Any], tuple[int, ...]]:
@@ -99,10 +91,10 @@ def _fold_into(fold: Fold, target: Any, *arrays: Any) -> None:
     out = target.reshape(-1)[start:stop]
     flat = [_flat(a) if part is None else a[part[0] : part[1]] for a, part in zip(arrays, fold.parts, strict=True)]
     size = stop - start
-    if len(flat) + (fold.number != 1) < 3 or out.nbytes <= _BLOCK_NBYTES:
+    if len(flat) + (fold.number != 1) < 3 or out.nbytes <= BLOCK_NBYTES:
         combine(np, fold.how, flat, fold.number, out)
         return
-    step = max(1, _BLOCK_NBYTES // out.itemsize)  # several passes over the same elements: block by block
+    step = max(1, BLOCK_NBYTES // out.itemsize)  # several passes over the same elements: block by block
     for at in range(0, size, step):
         combine(np, fold.how, [a[at : at + step] for a in flat], fold.number, out[at : at + step])
 

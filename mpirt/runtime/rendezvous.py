@@ -25,6 +25,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mpirt import dtypes, errors
+from mpirt.compiler.exchange import KEPT_NBYTES
 from mpirt.compiler.program import FETCH, Transfer
 from mpirt.dtypes import DType
 from mpirt.graph.op_def import Blocked
@@ -33,7 +34,6 @@ from mpirt.transport.base import Request, Transport
 
 HEADER_BYTES = 1024  # header and, if it fits, the tensor behind it
 _MAX_NDIM = 64
-_KEPT_NBYTES = 1 << 16
 _LOOKS = range(150)  # about 30 us; a wait under the control plane takes 4-8 us from look to look at first, and then yields the core
 
 
@@ -60,11 +60,12 @@ class Abandoned(Exception):  # noqa: N818  (carries the error that the user gets
         self.error = error
 
 
-def _references(arrays: list[np.ndarray[Any, Any]], index: int) -> int:
+def references(arrays: list[np.ndarray[Any, Any]], index: int) -> int:
+    """How many hold an array of a list; `SOLE_HOLDER` if only the list does."""
     return sys.getrefcount(arrays[index])
 
 
-_SOLE_HOLDER = _references([np.empty(0)], 0)  # what it is while only one list holds an array
+SOLE_HOLDER = references([np.empty(0)], 0)
 
 
 class Incoming:
@@ -91,7 +92,7 @@ class Incoming:
         self._rest: tuple[Request, np.ndarray[Any, Any]] | None = None  # the tensor, where it comes behind its header
         # Large buffers are used again: the pages of a new one cost more than the message.
         nbytes = transfer.nbytes or 0
-        self._keeps = self._form.kind == "fixed" and nbytes >= _KEPT_NBYTES
+        self._keeps = self._form.kind == "fixed" and nbytes >= KEPT_NBYTES
         self._kept: list[np.ndarray[Any, Any]] = []
 
     def post(self) -> None:
@@ -100,7 +101,7 @@ class Incoming:
             self._buffer = self._place()
             self._request = self._transport.irecv(self._buffer, self._transfer.src_rank, self._tag)
             return
-        free = self._kept and _references(self._kept, 0) == _SOLE_HOLDER  # nobody has kept last step's array, or a view
+        free = self._kept and references(self._kept, 0) == SOLE_HOLDER  # nobody has kept last step's array, or a view
         self._buffer = self._kept[0] if free else self._form.buffer()
         if self._keeps:
             self._kept = [self._buffer]

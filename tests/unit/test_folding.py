@@ -54,7 +54,7 @@ def test_arrays_are_reduced_in_their_order_and_stay_as_they_are(
 
 @pytest.mark.parametrize("divisor", [1, 3])
 def test_block_by_block_a_large_reduction_gives_the_bits_of_the_whole(divisor: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folding, "_BLOCK_NBYTES", 400)
+    monkeypatch.setattr(folding, "BLOCK_NBYTES", 400)
     rng = np.random.default_rng(1)
     arrays = [rng.normal(size=1001).astype(np.float32) for _ in range(4)]
     target = np.zeros(1200, np.float32)

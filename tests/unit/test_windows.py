@@ -6,7 +6,6 @@ import contextlib
 import gc
 import logging
 import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,27 +19,11 @@ from mpirt.dtypes import DType
 from mpirt.runtime.rendezvous import DeadTensor, Incoming, Outgoing
 from mpirt.runtime.windows import WindowIncoming, WindowOutgoing, receiving_end, sending_end
 from mpirt.transport import base, window
-from mpirt.transport.base import wait_until
 from mpirt.transport.loopback import LoopbackWorld
 from mpirt.transport.window import FREE, FULL, HELD, Beacon, Window, WindowView
+from tests.unit.test_rendezvous import SEEDS, GivenUp, impatient, patient
 
-SEEDS = [None, *range(6)]
 N = 1 << 16
-
-
-class GivenUp(Exception):  # noqa: N818
-    """The deadline of this test's waits."""
-
-
-def patient(ready: Callable[[], bool], what: Callable[[], str]) -> None:
-    wait_until(ready, what, timeout_s=10)
-
-
-def impatient(ready: Callable[[], bool], what: Callable[[], str]) -> None:
-    for _ in range(200):  # more than an adversary holds a message back
-        if ready():
-            return
-    raise GivenUp(what())
 
 
 class Pair:
