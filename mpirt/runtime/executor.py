@@ -307,7 +307,8 @@ class Executor:
             if send.source in self._told:
                 self._placed.setdefault(send.source, outgoing.place(send.transfer))
         if part is None:
-            self._join(position, len(sends), outgoing.sender([s.source for s in sends]), ALL, NO_SLOT)
+            made_there = any(s.source in self._told for s in sends)
+            self._join(position, len(sends), outgoing.sender([s.source for s in sends], made_there), ALL, NO_SLOT)
         else:  # of a collective: these travel alone
             start = outgoing.sender([0])
             call = partial(send_part, lambda array: start([array]), part)

@@ -111,12 +111,13 @@ class OutgoingPacket:
         assert place is not None, f"{transfer} has no content"
         return place
 
-    def sender(self, slots: Sequence[int]) -> Callable[[Sequence[Any]], None]:
+    def sender(self, slots: Sequence[int], made_there: bool = False) -> Callable[[Sequence[Any]], None]:
         """What starts to send the values of this step: a function of all slots.
 
         Parameters
         ----------
         slots : where the value of each transfer is; no matter for a token
+        made_there : whether all of them are likely to be in their `place` already
 
         Notes
         -----
@@ -128,6 +129,7 @@ class OutgoingPacket:
             if (place := self._places[transfer.index]) is not None
         ]
         all_left, left, finish_last, start = self._left, self.request.test, self._finish_last, self.request.start
+        places = [(slot, place) for slot, _, place, _, _ in stores]
 
         def send(values: Sequence[Any]) -> None:
             if not all_left[0] and not left():
@@ -142,7 +144,15 @@ class OutgoingPacket:
                 place[...] = array
             start()
 
-        return send
+        def send_what_is_there(values: Sequence[Any]) -> None:
+            for slot, place in places:
+                if values[slot] is not place:
+                    send(values)
+                    return
+            start()
+
+        # Nothing has been made there but with the packet of the step before gone.
+        return send_what_is_there if made_there else send
 
     def pending(self) -> bool:
         """Whether a message is still under way."""
@@ -191,7 +201,7 @@ class IncomingPacket:
         self.request = transport.prepare_receive(buffer, self._first.src_rank, first_tag + together[0].index)
         self.ready: Callable[[], bool] = self.request.test
         self._nbytes = self.request.nbytes
-        self._contents: Callable[[], Any] = _nothing
+        self._contents: Callable[[], Any] | None = None
 
     def __del__(self) -> None:
         if hasattr(self, "request"):
@@ -204,12 +214,7 @@ class IncomingPacket:
     def give(self, transfers: Sequence[Transfer]) -> None:
         """Have `take` return these tensors: one by itself, several as a tuple, of none None."""
         copies = [_content(t, self._places[t.index]) for t in transfers]
-        if not copies:
-            self._contents = _nothing
-        elif len(copies) == 1:
-            self._contents = copies[0]
-        else:
-            self._contents = lambda: tuple([copy() for copy in copies])
+        self._contents = None if not copies else copies[0] if len(copies) == 1 else lambda: tuple([copy() for copy in copies])
 
     def take(self) -> Any:
         """Wait for the packet and return what `give` was told, in arrays of the caller's own; see ``rendezvous.Incoming.take``."""
@@ -220,13 +225,11 @@ class IncomingPacket:
                 self._wait(self.ready, self.describe)
         if not self._nbytes():
             raise DeadTensor
-        return self._contents()
+        return None if self._contents is None else self._contents()
 
     def result(self) -> Any:
         """As `take`, once ready."""
-        if not self._nbytes():
-            raise DeadTensor
-        return self._contents()
+        return self.take()
 
     def cancel(self) -> bool:
         """True: the step goes on without it. The packet that the plan promises still comes, alive or dead: see `Packets.drained`."""
@@ -238,7 +241,7 @@ class IncomingPacket:
 
 
 def _nothing() -> None:
-    """What a packet brings of which all is lent."""
+    """The value of a token."""
 
 
 def _content(transfer: Transfer, place: Array | None) -> Callable[[], Any]:
