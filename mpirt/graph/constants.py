@@ -6,7 +6,7 @@ values; they are computed by the operations' own CPU kernels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,7 +147,7 @@ def _scalar(tensor: Tensor, depth: int) -> int | None:
     return None
 
 
-def slice_index(attrs: dict[str, Any], begin: Any, end: Any, strides: Any) -> tuple[Any, ...]:
+def slice_index(attrs: Mapping[str, Any], begin: Any, end: Any, strides: Any) -> tuple[Any, ...]:
     """The numpy index of a StridedSlice: slices, ints, ``None`` and ``...`` from its vectors and bit masks."""
     index: list[Any] = []
     for i, (b, e, s) in enumerate(zip(begin.tolist(), end.tolist(), strides.tolist(), strict=True)):
