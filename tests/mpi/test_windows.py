@@ -15,6 +15,7 @@ import pytest
 
 import mpirt as tf
 from mpirt import errors
+from mpirt.transport import window
 from tests.mpirun_plugin import Mpirun
 
 N = 1 << 17  # floats: 512 KiB
@@ -269,3 +270,62 @@ def test_what_a_kernel_produces_is_sent_from_where_it_was_written(rank: int, nra
         for task, array in enumerate(stored):
             assert (array == (2 * i + 2) * 2 ** (task + 1) - 1).all()
     assert cluster.transport.counters.windows_sent == 12
+
+
+@pytest.mark.ranks(2)
+def test_answers_that_are_what_came_are_right_while_the_variable_changes_and_both_ranks_keep_some(rank: int) -> None:
+    """Task 1 gives back what came. Queues keep it on both tasks, the user keeps it too; the variable changes now and then."""
+    tf.cluster({"worker": 2})
+    queues = []
+    with on(0):
+        v = tf.Variable(tf.zeros([N]))
+        grown = v.assign_add(tf.ones([N])).op
+    with on(1):
+        there = tf.identity(v)
+        queues.append(tf.FIFOQueue(40, [tf.float32], [[N]], name="there"))
+        keep = [queues[0].enqueue([there])]
+    with on(0):
+        back = tf.identity(there)
+        queues.append(tf.FIFOQueue(40, [tf.float32], [[N]], name="back"))
+        keep.append(queues[1].enqueue([back]))
+    got = [queue.dequeue() for queue in queues]
+    plan = np.random.default_rng(11).random((60, 4)) < 0.4
+    value, fetched, queued = 0, [], ([], [])  # type: ignore[var-annotated]
+    with tf.Session() as session:
+        session.run(v.initializer)
+        for changes, *keeps, fetches in plan.tolist():
+            if changes:
+                session.run(grown)
+                value += 1
+            asked = [op for op, kept in zip(keep, keeps, strict=True) if kept]
+            session.run([back.op, *asked])
+            for expected, kept in zip(queued, keeps, strict=True):
+                expected += [value] * kept
+            if fetches:
+                fetched.append((value, session.run(back)))
+        for tensor, expected in zip(got, queued, strict=True):
+            assert len(expected) > 10
+            for number in expected:
+                assert (session.run(tensor) == number).all()
+    for number, array in fetched:
+        assert (array == number).all()
+
+
+@pytest.mark.ranks(2)
+def test_a_round_of_a_feed_needs_one_window_of_the_asker_and_none_of_the_answerer(rank: int) -> None:
+    cluster = tf.cluster({"worker": 2})
+    with on(0):
+        x = tf.placeholder(tf.float32, [N], "x")
+    with on(1):
+        there = tf.reshape(tf.identity(x), [2, N // 2])
+    with on(0):
+        back = there[0, 0] + there[1, -1]
+    mine = np.empty(N, np.float32)
+    with tf.Session() as session:
+        for i in range(20):
+            mine[:] = i
+            assert session.run(back, {x: mine}) == 2 * i
+        counters = cluster.transport.counters
+        assert counters.windows_sent == counters.windows_received == 20
+        made = len(window._windows)
+        assert 1 <= made <= 2 if rank == 0 else made == 0
