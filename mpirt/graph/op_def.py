@@ -134,6 +134,7 @@ class Kernel:
     ``host`` names the inputs and outputs that live in host memory whatever the device (shapes, axes, indices of slices).
     ``memory`` says whose memory results are: ``"own"`` - their own, and no input is kept when the kernel has returned;
     ``"view"`` - the one result may be the first input or a view of it, nothing else is kept; ``""`` - nothing is promised.
+    ``out`` says that the function has a keyword of that name: an array into which the result may be written (see `fitting`).
     """
 
     function: Callable[..., Any] | None
@@ -141,6 +142,12 @@ class Kernel:
     attrs: tuple[str, ...]
     host: frozenset[str]
     memory: str
+    out: bool = False
+
+
+def fitting(out: Any, shape: tuple[int, ...], *operands: Any) -> Any:
+    """``out`` if a result of ``shape`` and of the type that all ``operands`` have can be written there, else None."""
+    return out if out.shape == shape and all([out.dtype == operand.dtype for operand in operands]) else None
 
 
 class Signature(NamedTuple):
@@ -243,13 +250,15 @@ def register_kernel(
     """Register a kernel for one or more op types; decorates ``kernel(ctx, *inputs, **attrs)``.
 
     An op with one output returns an array, one with several a sequence of arrays, one with none anything. ``memory`` is a
-    promise about results and inputs, see ``Kernel``: with it the inputs may be buffers that are used again.
+    promise about results and inputs, see ``Kernel``: with it the inputs may be buffers that are used again. A kernel with a
+    keyword ``out`` is given an array there where its result is to leave this rank, and may write it into that.
     """
     assert memory in ("own", "view", ""), f"kernel of {names}: unknown promise {memory!r}"
 
     def register(function: F) -> F:
-        keywords = tuple(p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY)
-        _add_kernel(names, devices, Kernel(function, "", keywords, frozenset(host), memory))
+        keywords = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        attrs = tuple(name for name in keywords if name != "out")
+        _add_kernel(names, devices, Kernel(function, "", attrs, frozenset(host), memory, "out" in keywords))
         return function
 
     return register

@@ -36,7 +36,7 @@ from mpirt.runtime.folding import Made, fold_call, part_of, view_call
 from mpirt.runtime.packets import IncomingPart, OutgoingPart, Packets
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
 from mpirt.runtime.resources import ResourceManager
-from mpirt.runtime.segments import SEGMENT, Instruction, Lane, Producing
+from mpirt.runtime.segments import SEGMENT, Instruction, Lane, Producing, into
 from mpirt.runtime.windows import WindowOutgoing, receiving_end, sending_end
 from mpirt.transport.base import Transport
 
@@ -283,7 +283,10 @@ class Executor:
         self._produce_in_place()
 
     def _produce_in_place(self) -> None:
-        """Have the single ufuncs whose results leave through windows write them there; segments do that by themselves."""
+        """Have the single ufuncs, and kernels with ``out``, whose results leave through windows write them there.
+
+        Segments do that by themselves.
+        """
         if not self._produced:
             return
         for position, instruction in enumerate(self.program.instructions):
@@ -293,6 +296,9 @@ class Executor:
                     ufunc, _, inputs = signature
                     call = Producing(getattr(np, ufunc), inputs, self._produced[instruction.outputs[0]])
                     self._code[position] = (call, *self._code[position][1:])
+                elif instruction.device.type == "CPU" and instruction.op.definition.kernels["CPU"].out:
+                    kernel, *rest = self._code[position]
+                    self._code[position] = (into(kernel, self._produced[instruction.outputs[0]]), *rest)
 
     def _post(self) -> None:
         """Get everything ready that messages of the next step come into."""

@@ -236,6 +236,17 @@ class Producing:
         return self._ufunc(*operands, out=self._array())
 
 
+def into(kernel: Callable[..., Any], array: Callable[[], Array]) -> Callable[..., Any]:
+    """``kernel`` (bound, maybe by this function before) with what ``array`` gives as its ``out``."""
+    if isinstance(kernel, partial) and kernel.func is _with_out:
+        kernel = kernel.args[0]
+    return partial(_with_out, kernel, array)
+
+
+def _with_out(kernel: Callable[..., Any], array: Callable[[], Array], *operands: Any) -> Any:
+    return kernel(*operands, out=array())
+
+
 class _Handed(int):
     """Stands for an operand that is handed over: its place in the list."""
 

@@ -4,7 +4,7 @@ B gives back what came. Where the tensor comes from makes the case. *Variable*: 
 step on nothing is copied where A and B share memory. *Feed*: an array of the user, who may have changed it, so that it is copied
 once to go out; the answer isn't. *Produced*: A computes the tensor (x + 1) and B its answer (x + 1), so that a kernel may write
 where the other side reads; the time of the two kernels, measured beside it with numpy and no message, is taken off. Bare MPI
-sends the array in each case; from 64 KiB on all three are measured, below only the variable. Contestants:
+sends the array in each case; from 16 KiB on all three are measured, below only the variable. Contestants:
 
 mpirt      the step by ``make_callable``; *mpirt run* by ``session.run``
 mpi4py     persistent requests on fixed buffers, receives posted before the send, kernels with ``out=`` into the send buffer
@@ -27,7 +27,7 @@ import mpirt as tf
 SIZES = [8, 1024, 64 * 2**10, 2**20, 16 * 2**20, 64 * 2**20, 256 * 2**20]
 QUICK = [8, 64 * 2**10, 2**20, 16 * 2**20]
 ROUND_S = 0.25  # about as long each contestant runs in a round
-WINDOW_NBYTES = 64 * 2**10  # from here on, tasks of one host may share memory
+WINDOW_NBYTES = 16 * 2**10  # from here on, tasks of one host may share memory
 
 
 def size_name(nbytes: int) -> str:

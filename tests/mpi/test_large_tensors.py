@@ -46,6 +46,6 @@ def free_nbytes() -> int:
 def test_3_gib_cross(mpirun: Mpirun, shared: bool) -> None:
     if free_nbytes() < NEEDED_NBYTES:
         pytest.skip(f"{free_nbytes() / GIB:.1f} GiB of memory are free; this needs {NEEDED_NBYTES / GIB:.0f}")
-    ran = mpirun(2, CROSS, env={"MPIRT_SHM": str(int(shared))}, timeout=150)
+    ran = mpirun(2, CROSS, env={"MPIRT_SHM": str(int(shared))}, timeout=300)
     told = [line for line in ran.stdout.splitlines() if line.endswith(("True", "False"))]
     assert told == [f"{8 * COUNT} False" if shared else "0 True"]

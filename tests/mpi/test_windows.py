@@ -15,6 +15,7 @@ import pytest
 
 import mpirt as tf
 from mpirt import errors
+from mpirt.runtime.windows import WindowOutgoing
 from mpirt.transport import window
 from tests.mpirun_plugin import Mpirun
 
@@ -329,3 +330,37 @@ def test_a_round_of_a_feed_needs_one_window_of_the_asker_and_none_of_the_answere
         assert counters.windows_sent == counters.windows_received == 20
         made = len(window._windows)
         assert 1 <= made <= 2 if rank == 0 else made == 0
+
+
+@pytest.mark.ranks(2)
+def test_kernels_that_write_where_they_are_told_produce_in_the_window(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is copied into one."""
+    tf.cluster({"worker": 2})
+    with on(0):
+        x = tf.placeholder(tf.float32, [128, 160], "x")
+        w = tf.Variable(np.arange(160 * 192, dtype=np.float32).reshape(160, 192) % 7 - 3)
+        product = tf.matmul(x, w)
+        batches = tf.matmul(tf.reshape(x, [2, 64, 160]), tf.reshape(x, [2, 64, 160]), transpose_b=True)
+        tall = tf.matmul(x, w)
+        tied = tf.nn.bias_add(tall, np.arange(192, dtype=np.float32))
+        positive = tf.nn.relu(tall)
+    with on(1):
+        there = [tf.reduce_sum(y, -1) for y in (product, batches, tied, positive)]
+    rng = np.random.default_rng(2)
+    with tf.Session() as session:
+        session.run(w.initializer)
+        weights = np.arange(160 * 192, dtype=np.float32).reshape(160, 192) % 7 - 3
+        for _ in range(3):
+            value = rng.integers(-4, 5, (128, 160)).astype(np.float32)  # whole numbers: sums are exact
+            whole = value @ weights
+            stacked = value.reshape(2, 64, 160)
+            expected = [whole, stacked @ stacked.transpose(0, 2, 1), whole + np.arange(192, dtype=np.float32), np.maximum(whole, 0)]
+            with monkeypatch.context() as patch:
+                patch.setattr(WindowOutgoing, "_place", _copied)
+                found = session.run(there, {x: value})
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(one, other.sum(-1))
+
+
+def _copied(*args: Any) -> Any:
+    raise AssertionError("copied into a window")
