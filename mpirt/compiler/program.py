@@ -109,7 +109,7 @@ class Recv:
 
 Instruction = Run | Read | Move | Send | Recv | Make | Fold | View
 
-WINDOW_NBYTES = 1 << 16  # smaller tensors are there as soon in a message
+WINDOW_NBYTES = 1 << 14  # smaller tensors are there about as soon in a message, and need no memory of their own
 WORD_NBYTES = 16  # the message that tells of a tensor in a window: its number, and where the window is
 
 

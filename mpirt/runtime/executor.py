@@ -30,7 +30,7 @@ from mpirt.compiler.program import NO_SLOT, Move, Program, Read, Recv, Run, Send
 from mpirt.graph.function import Function, has_body
 from mpirt.graph.graph import Operation
 from mpirt.graph.op_def import Blocked, Pending
-from mpirt.runtime.calls import ALL, Devices, Instruction, kernel_call, move_call, out_of, read, send_part
+from mpirt.runtime.calls import ALL, Devices, Instruction, kernel_call, move_call, out_of, read, send_part, writing_into
 from mpirt.runtime.device import Device
 from mpirt.runtime.folding import Made, fold_call, view_call
 from mpirt.runtime.packets import Array, IncomingPacket, OutgoingPacket, Packets
@@ -345,7 +345,10 @@ class Executor:
                 self._code[position] = (call, ins, out, tuple([slot for slot in frees if slot not in stay]))
 
     def _produce_in_place(self) -> None:
-        """Have the single ufuncs whose results leave through windows write them there; segments do that by themselves."""
+        """Have the single ufuncs, and kernels with ``out``, whose results leave through windows write them there.
+
+        Segments do that by themselves.
+        """
         if not self._produced:
             return
         for position, instruction in enumerate(self.program.instructions):
@@ -355,6 +358,9 @@ class Executor:
                     ufunc, _, inputs = signature
                     call = Producing(getattr(np, ufunc), inputs, self._produced[instruction.outputs[0]])
                     self._code[position] = (call, *self._code[position][1:])
+                elif instruction.device.type == "CPU" and instruction.op.definition.kernels["CPU"].takes_out:
+                    kernel, *rest = self._code[position]
+                    self._code[position] = (writing_into(kernel, self._produced[instruction.outputs[0]]), *rest)
 
     def _post(self) -> None:
         """Get everything ready that messages of the next step come into."""
