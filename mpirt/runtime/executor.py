@@ -27,12 +27,13 @@ from mpirt.compiler.body import compile_body
 from mpirt.compiler.buffers import assign_buffers, signature_of
 from mpirt.compiler.exchange import Fold, Make, Part, View
 from mpirt.compiler.placer import DeviceName
-from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, is_state
+from mpirt.compiler.program import HOST, NO_SLOT, Meet, Move, Program, Read, Recv, Run, Send, is_state
 from mpirt.graph.function import Function, has_body
 from mpirt.graph.graph import Operation
 from mpirt.graph.op_def import Blocked, Pending
 from mpirt.runtime.device import Device
 from mpirt.runtime.folding import Made, fold_call, part_of, view_call
+from mpirt.runtime.meetings import Meeting, Meetings
 from mpirt.runtime.packets import IncomingPart, OutgoingPart, Packets
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
 from mpirt.runtime.resources import ResourceManager
@@ -245,19 +246,26 @@ class Executor:
             return Lane(self.buffers, self._code, self._template, self._produced, own_context)
 
     def _bind_messages(self) -> None:
-        self._incoming: list[Incoming | Packets] = []
+        meetings = Meetings(self.program, self._transport, self.first_tag, self._wait)
+        self._incoming: list[Incoming | Packets | Meetings] = [meetings] if meetings.ends else []
         self._produced: dict[int, Callable[[], Any]] = {}  # for slots whose values leave through windows, what lends the window's array
-        self._outgoing: list[Outgoing | OutgoingPart] = []  # one for each `Send`
+        self._outgoing: list[Outgoing | OutgoingPart | Meeting] = []  # one for each `Send` and `Meet`
         packets: Packets | None = None
         made: dict[int, Made] = {}
         for position, instruction in enumerate(self.program.instructions):
             if isinstance(instruction, Make):
-                array = made[instruction.target] = Made(instruction)
+                array = meetings.makers.get(instruction.target) or made.setdefault(instruction.target, Made(instruction))
                 self._code[position] = (array.take, (), instruction.target, self._code[position][3])
-            if not isinstance(instruction, Send | Recv):
+            if not isinstance(instruction, Send | Recv | Meet):
                 continue
-            transport, transfer, frees = self._transport, instruction.transfer, self._code[position][3]
-            assert transport is not None, f"a program without transport has the message {transfer}"
+            transport, frees = self._transport, self._code[position][3]
+            assert transport is not None, f"a program without transport has {instruction}"
+            if isinstance(instruction, Meet):
+                meeting = meetings.ends[instruction.target]
+                self._outgoing.append(meeting)
+                self._code[position] = (meeting.call, (instruction.source,), instruction.target, frees)
+                continue
+            transfer = instruction.transfer
             if packets is None:
                 packets = Packets(self.program, transport, self.first_tag, self._wait)
                 self._incoming.append(packets)
@@ -479,7 +487,7 @@ class Executor:
 
     def _end_dead(self, position: int) -> None:
         """Send what the plan promises from ``position`` on as dead tensors."""
-        started = sum(isinstance(i, Send) for i in self.program.instructions[:position])
+        started = sum(isinstance(i, Send | Meet) for i in self.program.instructions[:position])
         for outgoing in self._outgoing[started:]:
             outgoing.send_dead()
 
@@ -506,7 +514,7 @@ class Executor:
             op = instruction.op
         elif isinstance(instruction, Move):
             op = instruction.tensor.op
-        elif isinstance(instruction, Fold):
+        elif isinstance(instruction, Fold | Meet):
             op = instruction.op
         elif isinstance(instruction, Send | Recv):
             op = instruction.transfer.op

@@ -148,6 +148,7 @@ class WindowView:
     ----------
     pid, descriptor, serial : the sender's process, and its window there
     shape, dtype : as the sender's
+    readonly : False if both sides write (`board`)
 
     Raises
     ------
@@ -157,7 +158,9 @@ class WindowView:
 
     __slots__ = ("_header", "_interface")
 
-    def __init__(self, pid: int, descriptor: int, serial: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, pid: int, descriptor: int, serial: int, shape: tuple[int, ...], dtype: np.dtype[Any], readonly: bool = True
+    ) -> None:
         nbytes = _HEADER_NBYTES + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         opened = os.open(f"/proc/{pid}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -170,10 +173,10 @@ class WindowView:
         if bytes(self._header[_SERIAL]) != serial.to_bytes(8, "little"):
             raise OSError(f"descriptor {descriptor} of process {pid} is not the window number {serial}.")
         self._header[_OPENED] = 1
-        self._interface = _Part(mapping, _HEADER_NBYTES, shape, dtype, readonly=True).__array_interface__
+        self._interface = _Part(mapping, _HEADER_NBYTES, shape, dtype, readonly).__array_interface__
 
     def take(self) -> npt.NDArray[Any]:
-        """The tensor where it lies, read-only. The window goes back to the sender when nobody holds the array or a view of it."""
+        """The tensor where it lies. The window goes back to the sender when nobody holds the array or a view of it."""
         lease = _Lease()
         lease.header = header = self._header
         lease.__array_interface__ = self._interface
