@@ -19,7 +19,6 @@ Owns: when flags are raised, who reads what. Does not own: the board (``transpor
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, Final
@@ -30,16 +29,15 @@ from mpirt import errors
 from mpirt.compiler.program import WORD_NBYTES, Meet, Program
 from mpirt.ops.collective_ops import combine
 from mpirt.runtime.folding import FUNCTIONS, reduce_into
-from mpirt.runtime.rendezvous import SOLE_HOLDER, DeadTensor, Wait, broken_promise, described, references
+from mpirt.runtime.rendezvous import SOLE_HOLDER, DeadTensor, Wait, broken_promise, comes_soon, described, references
 from mpirt.transport.base import Request, Transport
 from mpirt.transport.board import DEAD, DONE, HERE, HOLDS, TURN, Board, turn_of
 from mpirt.transport.window import Window, WindowView
 
 Array = np.ndarray[Any, Any]
 
-_LOOKS = range(400)  # 20 to 100 us: a wait under the control plane costs more
-_LOOKS_IF_CROWDED = range(5)  # with more ranks than cores, who is awaited may need this one
-_YIELDS = range(50)
+_LOOKS = range(400)  # about 20 us, which is what it takes to begin a wait
+_LOOK = range(1)
 _PAGE_NBYTES = 4096
 _NOTHING: Final = np.empty(0, np.uint8)
 
@@ -124,8 +122,6 @@ class Meeting:
         self._index = meet.ranks.index(meet.rank)
         self._others = [i for i in range(len(meet.ranks)) if i != self._index]
         self._awaited = {i: next(t for t in meet.transfers if t.src_rank == meet.ranks[i]) for i in self._others}
-        crowded = transport.hosts.count(transport.hosts[meet.rank]) > len(os.sched_getaffinity(0))
-        self._looks, self._yields = (_LOOKS_IF_CROWDED, _YIELDS) if crowded else (_LOOKS, range(0))
         self._board: Board | None = None
         self._memory: Window | WindowView | None = None  # holds it
         self._why = ""  # there is none
@@ -223,8 +219,11 @@ class Meeting:
         DeadTensor
             If one of them has nothing to give.
         """
-        if not self._come_soon(which, step):
-            self._wait(lambda: not self._missing(which, step), self.describe)
+        def here() -> bool:
+            return not self._missing(which, step)
+
+        if not comes_soon(here, self._transport.crowded):
+            self._wait(here, self.describe)
         assert self._board is not None
         said = 0
         for i in self._others:
@@ -232,16 +231,6 @@ class Meeting:
         if said & DEAD:
             raise DeadTensor
         return said
-
-    def _come_soon(self, which: int, step: int) -> bool:
-        for _ in self._looks:
-            if not self._missing(which, step):
-                return True
-        for _ in self._yields:
-            os.sched_yield()
-            if not self._missing(which, step):
-                return True
-        return False
 
     def _raise(self, which: int, step: int, more: int = 0) -> None:
         assert self._board is not None
@@ -309,7 +298,8 @@ class _Whole(Meeting):
 
     def _caller(self) -> Callable[[Any], Any]:
         """`call` as a closure, because a look at an attribute costs a tenth of what all of it takes."""
-        steps, raised, looks, shape, dtype = self._step, self._raised, self._looks, self._meet.shape, self._dtype
+        steps, raised, shape, dtype = self._step, self._raised, self._meet.shape, self._dtype
+        looks = _LOOK if self._transport.crowded else _LOOKS
         index, others = self._index, [Board.line(i) + HERE for i in self._others]
         mine = Board.line(index) + HERE
         turns = [turn_of(n) for n in range(4)]

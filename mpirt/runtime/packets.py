@@ -171,6 +171,7 @@ class IncomingPacket:
     def __init__(self, transfers: Sequence[Transfer], transport: Transport, first_tag: int) -> None:
         self._first = transfers[0]
         self._transport = transport
+        self.crowded = transport.crowded
         buffer, self.places = _layout(transfers)
         self.request = transport.prepare_receive(buffer, self._first.src_rank, first_tag + self._first.index)
 
@@ -206,7 +207,7 @@ class IncomingPart:
         if not self.ready():
             if self._wait is None:
                 raise Blocked(self)
-            if not comes_soon(self.ready):
+            if not comes_soon(self.ready, self._packet.crowded):
                 self._wait(self.ready, self.describe)
         if not self._nbytes():
             raise DeadTensor
