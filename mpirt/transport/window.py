@@ -212,6 +212,7 @@ class WindowView:
     ----------
     pid, descriptor, serial : the sender's process, and its window there
     shape, dtype : as the sender's
+    readonly : False if both sides write (`board`)
 
     Raises
     ------
@@ -221,7 +222,9 @@ class WindowView:
 
     __slots__ = ("pid", "serial", "nbytes", "_header", "_interface")
 
-    def __init__(self, pid: int, descriptor: int, serial: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, pid: int, descriptor: int, serial: int, shape: tuple[int, ...], dtype: np.dtype[Any], readonly: bool = True
+    ) -> None:
         nbytes = _file_nbytes(shape, dtype)
         with _opened(pid, descriptor, serial, nbytes) as file:
             mapping = _Mapping(file, nbytes)
@@ -230,10 +233,10 @@ class WindowView:
         self.nbytes = math.prod(shape) * dtype.itemsize
         self._header = mapping.header()
         self._header[_OPENED] = 1
-        self._interface = _Part(mapping, 0, shape, dtype, readonly=True).__array_interface__
+        self._interface = _Part(mapping, 0, shape, dtype, readonly).__array_interface__
 
     def take(self) -> npt.NDArray[Any]:
-        """The tensor where it lies, read-only. The window goes back to the sender when nobody holds the array or a view of it."""
+        """The tensor where it lies. The window goes back to the sender when nobody holds the array or a view of it."""
         lease = _Lease()
         lease.view = self
         lease.header = header = self._header
