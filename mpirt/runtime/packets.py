@@ -221,7 +221,7 @@ class IncomingPacket:
         if not self.ready():
             if self._wait is None:
                 raise Blocked(self)
-            if not comes_soon(self.ready):
+            if not comes_soon(self.ready, self._transport.crowded):
                 self._wait(self.ready, self.describe)
         if not self._nbytes():
             raise DeadTensor
