@@ -60,9 +60,9 @@ def register_task() -> None:
     def _shape(ctx: Any) -> list[Any]:
         return [(WORDS,)]
 
-    @register_kernel("BenchmarkTask", devices=("CPU",))
-    def _kernel(ctx: Any, *inputs: Any, key: int) -> Any:
-        return run_task(key, inputs, np.empty(WORDS, np.uint64))
+    @register_kernel("BenchmarkTask", devices=("CPU",), memory="own")
+    def _kernel(ctx: Any, *inputs: Any, out: Any, key: int) -> Any:
+        return run_task(key, inputs, np.empty(WORDS, np.uint64) if out is None else out)
 
     no_gradient("BenchmarkTask", reason="nothing is trained in a benchmark")
 
