@@ -95,7 +95,6 @@ class MpiTransport:
         self._isend = self._data.Isend
         self._irecv = self._data.Irecv
         self._start_all = self.mpi.Prequest.Startall
-        self._test_all = self.mpi.Request.Testall
 
         def exchanged(own: Any, records: Any) -> Any:
             """``records`` filled with what every rank gives as its ``own``."""
@@ -175,11 +174,13 @@ class MpiTransport:
         request.tag = tag
         request.counters = self.counters
         request.size = buffer.nbytes
+        request.left = True
         try:
             request.mpi = self._data.Send_init([buffer, self.byte], dest, tag)
         except self.mpi.Exception as error:
             raise request.translated(error) from None
         request.mpi_start = request.mpi.Start
+        request.mpi_test = request.mpi.Test
         self._prepared.add(request)
         return request
 
@@ -219,16 +220,10 @@ class MpiTransport:
 
     def test_all(self, sends: Sequence[Prepared]) -> bool:
         """See `base.Transport`."""
-        if len(sends) <= _FEW:
-            for send in sends:  # noqa: SIM110 - a generator costs as much as a test
-                if not send.test():
-                    return False
-            return True
-        requests = cast("Sequence[PreparedSend]", sends)
-        try:
-            return self._test_all([request.mpi for request in requests])  # type: ignore[no-any-return]
-        except self.mpi.Exception as error:
-            raise requests[0].translated(error) from None
+        for send in cast("Sequence[PreparedSend]", sends):  # noqa: SIM110 - a generator costs as much as a test
+            if not send.left and not send.test():
+                return False
+        return True
 
     def release(self, requests: Iterable[Prepared]) -> None:
         """See `base.Transport`."""

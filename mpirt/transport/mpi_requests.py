@@ -107,22 +107,37 @@ class _Arrived:
 
 
 class PreparedSend(Send):
-    """A send that is started many times (a persistent request of MPI)."""
+    """A send that is started many times (a persistent request of MPI).
 
-    __slots__ = ("counters", "size", "mpi_start")
+    What can wait comes after the start, while the receiver is at work: counting, and the look whether a small message has left.
+    """
+
+    __slots__ = ("counters", "size", "mpi_start", "mpi_test", "left")
     counters: Counters
     size: int  # in bytes
     mpi_start: Callable[[], None]
+    mpi_test: Callable[[], bool]
+    left: bool  # known to be complete
 
     def start(self) -> None:
         """See `base.Prepared`."""
         try:
             self.mpi_start()
+            self.left = self.mpi_test()
         except self.owner.mpi.Exception as error:
             raise self.translated(error) from None
-        counters = self.counters  # the message is on its way meanwhile
+        counters = self.counters
         counters.messages_sent += 1
         counters.bytes_sent += self.size
+
+    def test(self) -> bool:
+        """See `base.Request`."""
+        if not self.left:
+            try:
+                self.left = self.mpi_test()
+            except self.owner.mpi.Exception as error:
+                raise self.translated(error) from None
+        return self.left
 
     def free(self) -> None:
         """Give MPI's request back."""
