@@ -27,6 +27,7 @@ from mpirt.compiler.body import compile_body
 from mpirt.compiler.buffers import assign_buffers, signature_of
 from mpirt.compiler.exchange import Fold, Make, Part, View
 from mpirt.compiler.placer import DeviceName
+from mpirt.compiler.planning import collecting_later
 from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, is_state
 from mpirt.graph.function import Function, has_body
 from mpirt.graph.graph import Operation
@@ -200,14 +201,24 @@ class Executor:
         self.calls_python = any(isinstance(i, Run) and i.op.type in _PYTHON for i in program.instructions)
         self._template: list[Any] = [None] * program.num_slots
         self._code: list[Instruction] = []
+        self._messages: list[int] = []  # positions of what `_bind_messages` binds
         self._gpu_constants: list[tuple[int, Operation, DeviceName, Device]] = []
+        direct: dict[tuple[str, DeviceName], tuple[Callable[..., Any], bool]] = {}  # calls that many operations share
         for slot, op, device in program.constants:
             value = self._template[slot] = op.attrs["value"]
             if device.type == "GPU" and value.dtype != object:
                 self._gpu_constants.append((slot, op, device, state.devices[device.task, device.local]))
-        for instruction, frees in zip(program.instructions, program.frees, strict=True):
+        for position, (instruction, frees) in enumerate(zip(program.instructions, program.frees, strict=True)):
             if isinstance(instruction, Run):
-                self._code.append((_kernel_call(instruction, state), instruction.inputs, _out(instruction), frees))
+                key = (instruction.op.type, instruction.device)
+                if key in direct:
+                    call, single = direct[key]
+                    out = instruction.outputs[0] if single else instruction.outputs
+                else:
+                    call, out = _kernel_call(instruction, state), _out(instruction)
+                    if instruction.op.definition.kernels[instruction.device.type].direct:
+                        direct[key] = call, isinstance(out, int)
+                self._code.append((call, instruction.inputs, out, frees))
             elif isinstance(instruction, Read):
                 self._code.append((_read, (instruction.source,), instruction.target, frees))
             elif isinstance(instruction, Move):
@@ -218,6 +229,7 @@ class Executor:
                 out = instruction.target if instruction.into is None else NO_SLOT
                 self._code.append((*fold_call(instruction), out, frees))
             else:
+                self._messages.append(position)
                 self._code.append((_unbound, (), NO_SLOT, frees))
         self._bind_messages()
         self.buffers = assign_buffers(program)
@@ -242,7 +254,8 @@ class Executor:
             return self._lanes.pop()
         except IndexError:
             own_context = not (self.has_bodies or self.calls_python)
-            return Lane(self.buffers, self._code, self._template, self._produced, own_context)
+            with collecting_later():
+                return Lane(self.buffers, self._code, self._template, self._produced, own_context)
 
     def _bind_messages(self) -> None:
         self._incoming: list[Incoming | Packets] = []
@@ -250,12 +263,13 @@ class Executor:
         self._outgoing: list[Outgoing | OutgoingPart] = []  # one for each `Send`
         packets: Packets | None = None
         made: dict[int, Made] = {}
-        for position, instruction in enumerate(self.program.instructions):
+        for position in self._messages:
+            instruction = self.program.instructions[position]
             if isinstance(instruction, Make):
                 array = made[instruction.target] = Made(instruction)
                 self._code[position] = (array.take, (), instruction.target, self._code[position][3])
-            if not isinstance(instruction, Send | Recv):
                 continue
+            assert isinstance(instruction, (Send, Recv))
             transport, transfer, frees = self._transport, instruction.transfer, self._code[position][3]
             assert transport is not None, f"a program without transport has the message {transfer}"
             if packets is None:
