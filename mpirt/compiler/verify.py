@@ -16,7 +16,7 @@ from typing import Any
 
 from mpirt import errors
 from mpirt.cluster.task import Task
-from mpirt.compiler.partition import Node, Plan, is_everywhere
+from mpirt.compiler.partition import Node, Plan
 from mpirt.compiler.prune import control_producers
 from mpirt.graph.graph import Operation, Tensor
 
@@ -38,13 +38,14 @@ def verify(plan: Plan) -> None:
 
 def _check_order(plan: Plan) -> None:
     fed = set(plan.feeds)
+    known = fed | plan.constants.keys()
     done: set[Operation] = set()
     for node in plan.nodes:
         if node.fed is not None:
             continue
         op = node.op
         for tensor in op.inputs:
-            if tensor.op not in done and tensor not in fed:
+            if tensor.op not in done and tensor not in known:
                 raise _refuse(f"{op.name!r} comes before {tensor.op.name!r}, which it depends on")
         for producer in control_producers(op, fed) if op.control_inputs else ():
             if producer not in done:
@@ -103,7 +104,7 @@ def _check_waits(node: Node, plan: Plan, fed: Set[Tensor]) -> None:
         elif collective is not None:
             if reader != there:
                 raise _refuse(f"{reader} can't give {tensor.name!r} to {op.name!r}: it is on {there}")
-        elif there != here and tensor not in brought and (tensor in fed or not is_everywhere(tensor)):
+        elif there != here and tensor not in brought and tensor not in plan.constants:
             raise _refuse(f"nothing brings {tensor.name!r} to {op.name!r} on {here}")
     if not op.control_inputs:
         return

@@ -13,12 +13,9 @@ from __future__ import annotations
 import itertools
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from mpirt.transport.base import ControlMessage
-
-if TYPE_CHECKING:
-    from mpi4py import MPI
 
 _SMALL_NBYTES = 4096
 _ANNOUNCEMENT = struct.Struct("=qqq")  # kind and size of a large message, and its tag
@@ -30,7 +27,7 @@ class _Coming(NamedTuple):
     source: int
     kind: int
     payload: bytes | bytearray
-    request: MPI.Request | None
+    request: Any | None
 
 
 class ControlChannel:
@@ -43,7 +40,7 @@ class ControlChannel:
     max_tag : largest tag of the communicators; kinds of messages are smaller
     """
 
-    def __init__(self, mpi: Any, small: MPI.Intracomm, large: MPI.Intracomm, max_tag: int) -> None:
+    def __init__(self, mpi: Any, small: Any, large: Any, max_tag: int) -> None:
         self._byte = mpi.BYTE
         self._large = large
         self._announce = max_tag
@@ -57,7 +54,7 @@ class ControlChannel:
         self._coming: deque[_Coming] = deque()
         self._start()
 
-    def send(self, dest: int, payload: bytes, kind: int) -> list[MPI.Request]:
+    def send(self, dest: int, payload: bytes, kind: int) -> list[Any]:
         """Begin to send; returns the requests that are not complete yet, whose memory they keep."""
         if len(payload) <= _SMALL_NBYTES:
             request = self._isend([payload, self._byte], dest, kind)

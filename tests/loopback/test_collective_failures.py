@@ -418,7 +418,7 @@ def test_a_deadline_of_one_rank_is_kept_and_the_session_goes_on(how: str, waitin
             assert 0.09 < took < 1.0
             value = caught.value.origin.partition(",")[0]
             gate.event.set()
-        session._config.operation_timeout_in_ms = 0
+        session._timeout_ms = 0
         found = [session.run(y) for _ in range(3)]
         return value, found, traffic_of(session, cluster, y, steps=10)
 

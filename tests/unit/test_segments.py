@@ -161,7 +161,7 @@ def test_steps_give_what_numpy_gives_call_by_call_and_what_is_kept_never_changes
 
 @pytest.mark.parametrize("name", sorted(test_tf_golden.cases()))
 def test_kernels_keep_their_promise_about_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = executor._kernel_call
+    original = executor.kernel_call
 
     def checking(run: Run, state: executor.SessionState) -> Callable[..., Any]:
         call, memory = original(run, state), run.op.definition.kernels[run.device.type].memory
@@ -181,7 +181,7 @@ def test_kernels_keep_their_promise_about_memory(name: str, monkeypatch: pytest.
 
         return checked if memory else call
 
-    monkeypatch.setattr(executor, "_kernel_call", checking)
+    monkeypatch.setattr(executor, "kernel_call", checking)
     answers = test_tf_golden.Answers(name)
     graph = test_tf_golden.imported(answers)
     with tf.Session(graph=graph) as session:
