@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,23 @@ _register("Relu", REAL)
 
 @register_kernel("Relu", memory="own")
 def _relu(ctx: KernelContext, x: Any) -> Any:
-    return ctx.xp.maximum(x, x.dtype.type(0))
+    if x.size < 1 << 10 or ctx.xp is not np or not x.flags.c_contiguous:
+        return ctx.xp.maximum(x, x.dtype.type(0))
+    # Beside as many zeros numpy's maximum takes a third of the time that it takes beside a single one.
+    zeros = _zeros(x.dtype)
+    if x.size <= len(zeros):
+        return np.maximum(x, zeros[: x.size].reshape(x.shape))
+    y = np.empty_like(x)
+    flat, out = x.reshape(-1), y.reshape(-1)
+    for start in range(0, flat.size, len(zeros)):
+        part = flat[start : start + len(zeros)]
+        np.maximum(part, zeros[: part.size], out=out[start : start + len(zeros)])
+    return y
+
+
+@functools.cache
+def _zeros(dtype: Any) -> Any:
+    return np.zeros(1 << 15, dtype)
 
 
 @register_kernel("ReluGrad", memory="own")
