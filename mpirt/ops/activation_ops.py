@@ -10,7 +10,7 @@ import numpy as np
 from mpirt import dtypes
 from mpirt.dtypes import FLOATING, REAL, DType
 from mpirt.graph.graph import Operation, Tensor, get_default_graph
-from mpirt.graph.op_def import KernelContext, ShapeContext, register_gradient, register_kernel, register_op
+from mpirt.graph.op_def import KernelContext, ShapeContext, fitting, register_gradient, register_kernel, register_op
 from mpirt.graph.shapes import Shape, merge
 from mpirt.ops.apply import apply_op, convert_to_tensor
 
@@ -52,18 +52,20 @@ _register("Relu", REAL)
 
 
 @register_kernel("Relu", memory="own")
-def _relu(ctx: KernelContext, x: Any) -> Any:
-    if x.size < 1 << 10 or ctx.xp is not np or not x.flags.c_contiguous:
-        return ctx.xp.maximum(x, x.dtype.type(0))
+def _relu(ctx: KernelContext, x: Any, *, out: Any = None) -> Any:
+    if out is not None:
+        out = fitting(out, x.shape, x)
+    if x.size < 1 << 10 or ctx.xp is not np or not x.flags.c_contiguous or out is not None and not out.flags.c_contiguous:
+        return ctx.xp.maximum(x, x.dtype.type(0), out=out)
     # Beside as many zeros numpy's maximum takes a third of the time that it takes beside a single one.
     zeros = _zeros(x.dtype)
     if x.size <= len(zeros):
-        return np.maximum(x, zeros[: x.size].reshape(x.shape))
-    y = np.empty_like(x)
-    flat, out = x.reshape(-1), y.reshape(-1)
+        return np.maximum(x, zeros[: x.size].reshape(x.shape), out=out)
+    y = np.empty_like(x) if out is None else out
+    flat, parts = x.reshape(-1), y.reshape(-1)
     for start in range(0, flat.size, len(zeros)):
         part = flat[start : start + len(zeros)]
-        np.maximum(part, zeros[: part.size], out=out[start : start + len(zeros)])
+        np.maximum(part, zeros[: part.size], out=parts[start : start + len(zeros)])
     return y
 
 
@@ -73,8 +75,10 @@ def _zeros(dtype: Any) -> Any:
 
 
 @register_kernel("ReluGrad", memory="own")
-def _relu_grad_kernel(ctx: KernelContext, dy: Any, x: Any) -> Any:
-    return ctx.xp.multiply(dy, x > 0)
+def _relu_grad_kernel(ctx: KernelContext, dy: Any, x: Any, *, out: Any = None) -> Any:
+    if out is not None:
+        out = fitting(out, dy.shape, dy)
+    return ctx.xp.multiply(dy, x > 0, out=out)
 
 
 @register_gradient("Relu")
