@@ -58,17 +58,20 @@ class KernelContext:
         self._executions = itertools.count()
         self._entropy: list[int] | None = None
         self._resource: Any = None
+        self._resources: ResourceManager | None = None  # where it was looked up
         self._generation = -1  # of the resources when this one was looked up
 
     def resource(self, factory: Callable[[str], Any], private: bool = False) -> Any:
         """The state of this op on its task; see ``graph.op_def.KernelContext``."""
+        resources = self._resources
+        if resources is not None and self._generation == resources.generation:
+            return self._resource
         attrs = self.op.attrs
         shared_name = attrs.get("shared_name")
-        resources = self._state.private if private and not shared_name else self._state.resources
-        if self._generation != resources.generation:
-            generation, name = resources.generation, shared_name or self.op.qualified_name
-            self._resource = resources.lookup_or_create(self._device.task, attrs.get("container", ""), name, factory)
-            self._generation = generation
+        resources = self._resources = self._state.private if private and not shared_name else self._state.resources
+        generation, name = resources.generation, shared_name or self.op.qualified_name
+        self._resource = resources.lookup_or_create(self._device.task, attrs.get("container", ""), name, factory)
+        self._generation = generation
         return self._resource
 
     def rng(self, seed: int, seed2: int) -> np.random.Generator:
