@@ -2,7 +2,7 @@
 
 Guarantees: the programs of all ranks are projections of the plan's one order; both ends of a transfer number it alike;
 one transfer for each (tensor, destination rank), or for each value of a variable's own tensor that a rank needs, small ones in
-packets where they are ready together (``packets``); a value is
+packets where they are ready together (``packets``), whose sends are neighbours in the list, as are their receives; a value is
 dropped after its last use. Tasks of one rank share values. Every reader of a variable sees the value at its own place in
 the plan's order, a fetch the value when the operation that gives the variable out has run, wherever the tasks live: so
 folding tasks onto fewer ranks changes no result (but for the order in which collectives add), and all ranks get the same.
@@ -128,7 +128,7 @@ class Meet:
 
 Instruction = Run | Read | Move | Send | Recv | Make | Fold | View | Meet
 
-WINDOW_NBYTES = 1 << 16  # smaller tensors are there as soon in a message
+WINDOW_NBYTES = 1 << 14  # smaller tensors are there about as soon in a message, and need no memory of their own
 WORD_NBYTES = 16  # the message that tells of a tensor in a window: its number, and where the window is
 
 
@@ -274,8 +274,10 @@ class _Linker:
         self.slots: dict[Tensor, dict[str, int]] = {}  # by memory space; a variable or resource itself is in HOST
         self.fed = frozenset(plan.feeds)
         self.running = {node.op for node in plan.nodes if node.fed is None}
-        self.received: dict[int, int] = {}  # slots of the transfers that have come in
+        self.landed: dict[int, int] = {}  # slots of the transfers that have come in
+        self.received: set[int] = set()  # those of them that something has waited for
         self.sent: set[int] = set()
+        self.held_back: dict[int, int] = {}  # slots of the transfers that wait for the last one of their packet
         self.sources: list[Tensor | Operation] = []  # of each transfer
         self.deliver = deliver
         self.by_edge: dict[int, int] = {}  # transfer of each edge that leaves its rank
@@ -300,6 +302,7 @@ class _Linker:
                 if edge.source not in self.fed:
                     starts.setdefault(edge.after, {})[index] = None
         self.program.packets = find_packets(self.plan, self.rank_of, self.program.transfers, self.by_edge, starts)
+        self.packed = {t.index: packet for packet in self.program.packets for t in packet}
         for position, fetch in enumerate(self.plan.fetches):
             task = self.plan.device_of(fetch).task
             src = self.rank_of(task)
@@ -398,14 +401,18 @@ class _Linker:
         self.program.instructions.append(instruction)
 
     def _receive(self, index: int) -> None:
-        if index not in self.received:
-            transfer, source = self.program.transfers[index], self.sources[index]
-            slot = NO_SLOT
-            if isinstance(source, Tensor):
-                slot = self._new_slot()
-                self.slots[source] = {HOST: slot}  # of a variable's tensor, the newest value
-            self.received[index] = slot
-            self._emit(Recv(transfer, slot))
+        """Wait for a transfer, and take in what comes with it."""
+        if index in self.received:
+            return
+        self.received.add(index)
+        if index not in self.landed:
+            transfer = self.program.transfers[index]
+            for each in (transfer, *[t for t in self.packed.get(index, ()) if t is not transfer]):
+                self.landed[each.index] = self._new_slot() if isinstance(self.sources[each.index], Tensor) else NO_SLOT
+                self._emit(Recv(each, self.landed[each.index]))
+        source = self.sources[index]
+        if isinstance(source, Tensor):
+            self.slots[source] = {HOST: self.landed[index]}  # of a variable's tensor, the newest value
 
     def _run(self, op: Operation, device: DeviceName, space: str) -> None:
         kernel = op.definition.kernels[device.type]
@@ -506,8 +513,12 @@ class _Linker:
             source = self.sources[index]
             if index not in self.sent and (sources is None or source in sources):
                 self.sent.add(index)
-                slot = self._value_slot(source, after) if isinstance(source, Tensor) else NO_SLOT
-                self._emit(Send(self.program.transfers[index], slot))
+                transfer = self.program.transfers[index]
+                packet = self.packed.get(index, (transfer,))
+                self.held_back[index] = self._value_slot(source, after) if isinstance(source, Tensor) else NO_SLOT
+                if transfer is packet[-1]:
+                    for each in packet:
+                        self._emit(Send(each, self.held_back.pop(each.index)))
 
     def _value_slot(self, tensor: Tensor, after: Operation) -> int:
         """Slot in host memory with the value that the tensor, made on this rank or fed, has behind ``after``."""
@@ -521,7 +532,7 @@ class _Linker:
     def _fetch(self, position: int, fetch: Tensor | Operation) -> int:
         if position in self.of_fetch:
             self._receive(self.of_fetch[position])
-            return self.received[self.of_fetch[position]]
+            return self.landed[self.of_fetch[position]]
         return NO_SLOT if isinstance(fetch, Operation) else self._value_slot(fetch, fetch.op)
 
 
