@@ -140,7 +140,7 @@ def random_traffic_between_all_ranks_arrives_and_is_counted_exactly(transport: T
 
 
 def control_messages_of_any_size_arrive_in_order_from_each_rank(transport: Transport) -> None:
-    sizes = (0, 1, 10, 3_000_000, 2, 100_000, 0, 5)
+    sizes = (0, 1, 10, 3_000_000, 2, 4095, 4096, 4097, 100_000, 0, 5)
     before = _copy(transport.counters)
     for peer in everyone(transport):
         for i, size in enumerate(sizes):

@@ -249,7 +249,7 @@ class _Assigner:
             signature = signatures.of(i) if isinstance(i, Run) else None
             belongs = signature is not None
             if waiting:
-                belongs = belongs and all(isinstance(i, Run) and read.target in i.inputs for _, read in waiting)
+                belongs = belongs and all(isinstance(i, Run) and read.op is i.op for _, read in waiting)
             if draft.calls and not belongs:
                 yield draft
                 draft = _Draft()

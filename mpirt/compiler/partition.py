@@ -2,8 +2,8 @@
 
 Guarantees: one edge for each (tensor, destination task), however many consumers. A variable's own tensor has one edge for
 each of its values that a task needs: it starts behind the last operation before the consumer that may have changed the
-variable, so that the consumer sees what it would see if all tasks were one. A constant marked ``EVERYWHERE_ATTR`` has no edge:
-each task that needs it has it from the start. Plans speak of tasks, never of ranks.
+variable, so that the consumer sees what it would see if all tasks were one. A constant that every task has from the start
+(``fold``) has no edge. Plans speak of tasks, never of ranks.
 A collective has no edges for what goes in and comes out: the tasks with its inputs and those that need its outputs come to
 its place in the one order, and do it together there.
 Neighbours: ``schedule`` gives the order, ``verify`` proves the plan, ``program`` binds it to ranks.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from mpirt import dtypes
 from mpirt.cluster.task import Task
@@ -22,9 +23,6 @@ from mpirt.dtypes import DType
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.graph.shapes import Shape, num_elements
 from mpirt.ops.collective_ops import HUBS
-
-# Marks a constant that is better copied than sent: the rates of an optimizer, which each ps task needs in each step.
-EVERYWHERE_ATTR = "_everywhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +91,7 @@ class Plan:
     placement: Mapping[Operation, DeviceName]
     client: DeviceName | None = None  # where all feeds come in; None: each where its operation is placed
     collectives: Mapping[Operation, Collective] = field(default_factory=dict)
+    constants: Mapping[Tensor, Operation] = field(default_factory=dict)  # known to every task from the start, with their Const
 
     def device_of(self, item: Tensor | Operation) -> DeviceName:
         """Where a tensor or operation of the plan is."""
@@ -107,13 +106,14 @@ def partition(
     fetches: Sequence[Tensor | Operation],
     feeds: Sequence[Tensor] = (),
     client: DeviceName | None = None,
+    constants: Mapping[Tensor, Operation] = MappingProxyType({}),
 ) -> Plan:
     """Split the operations ``order`` (a topological order) among their tasks, with edges where tensors cross.
 
-    Feeds come in at the device ``client``, if given, else where their operations are placed.
+    Feeds come in at the device ``client``, if given, else where their operations are placed. ``constants`` are everywhere.
     """
     fed = set(feeds)
-    crossing = _Crossing(placement, fed, client)
+    crossing = _Crossing(placement, fed, client, constants)
     waits = [crossing.waits(op) for op in order]
     edges = crossing.edges
     sends: dict[Operation, list[int]] = {}
@@ -126,17 +126,18 @@ def partition(
     for op, incoming in zip(order, waits, strict=True):
         outgoing = tuple(i for i in sends.get(op, ()) if edges[i].source not in fed)
         nodes.append(Node(op, placement[op], None, incoming, outgoing))
-    return Plan(tuple(nodes), tuple(edges), tuple(fetches), tuple(feeds), placement, client, crossing.collectives(fetches))
+    return Plan(tuple(nodes), tuple(edges), tuple(fetches), tuple(feeds), placement, client, crossing.collectives(fetches), constants)
 
 
 class _Crossing:
     """The edges of the operations seen so far, in the order in which they run."""
 
-    def __init__(self, placement: Placement, fed: Set[Tensor], client: DeviceName | None) -> None:
+    def __init__(self, placement: Placement, fed: Set[Tensor], client: DeviceName | None, constants: Mapping[Tensor, Operation]) -> None:
         self.edges: list[Edge] = []
         self._placement = placement
         self._fed = fed
         self._client = client
+        self._constants = constants
         self._known: dict[tuple[Tensor | Operation, Operation, Task], int] = {}
         self._variable: dict[Tensor, Tensor] = {}  # the variable behind a tensor that an operation on it gave out
         self._changed: dict[Tensor, Operation] = {}  # the last operation that may have changed a variable
@@ -154,7 +155,7 @@ class _Crossing:
             if self._of_collective(tensor):
                 reader = self._sources[op][position] if op in self._sources else dst
                 self._targets[tensor.op][tensor.value_index][reader] = None
-            elif self._home(tensor) != dst and op.type not in HUBS and (tensor in self._fed or not is_everywhere(tensor)):
+            elif tensor not in self._constants and self._home(tensor) != dst and op.type not in HUBS:
                 found[self._edge(tensor, self._origin(tensor), dst)] = None
         controls = control_producers(op, self._fed)
         told = {self.edges[i].after for i in found} if controls else set()
@@ -206,12 +207,6 @@ class _Crossing:
             src = self._home(source if source in self._fed else after)
             self.edges.append(Edge(len(self.edges), source, after, src, dst))
         return self._known[key]
-
-
-def is_everywhere(tensor: Tensor) -> bool:
-    """Whether every task that needs the tensor, if it isn't fed, has it before the step: a marked constant that waits for nothing."""
-    op = tensor.op
-    return EVERYWHERE_ATTR in op.attrs and op.type == "Const" and not op.control_inputs
 
 
 def message_nbytes(dtype: DType | None, shape: Shape) -> int | None:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from mpirt import errors
+from mpirt.compiler.fold import fold_constants
 from mpirt.compiler.partition import Plan, partition
 from mpirt.compiler.placer import DeviceName, Inventory, PlacementRules, place
 from mpirt.compiler.prune import PLACEHOLDERS, prune
@@ -67,7 +68,11 @@ def make_plan(
     _check_placeholders(needed)
     placing = sorted({*needed, *(t.op for t in feeds)}, key=lambda op: op.index)
     placement = place(graph, placing, inventory, rules, pinned)
-    plan = partition(schedule(needed, placement, known), placement, leaves, feeds, client)
+    constants = fold_constants(needed, leaves, known, placement)
+    if constants:
+        known |= constants.keys()
+        needed = prune(leaves, known)
+    plan = partition(schedule(needed, placement, known), placement, leaves, feeds, client, constants)
     verify(plan)
     return plan
 

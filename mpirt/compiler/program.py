@@ -19,7 +19,7 @@ from mpirt import dtypes
 from mpirt.cluster.task import Task
 from mpirt.compiler.exchange import JOIN, Exchange, Fold, Make, Message, MessageKey, Part, View, exchanges
 from mpirt.compiler.packets import Packet, find_packets
-from mpirt.compiler.partition import Node, Plan, is_everywhere, message_nbytes
+from mpirt.compiler.partition import Node, Plan, message_nbytes
 from mpirt.compiler.placer import DeviceName
 from mpirt.dtypes import DType
 from mpirt.graph.function import ARG
@@ -29,6 +29,7 @@ from mpirt.graph.op_def import arg_size
 FETCH = "fetch"  # reason of a transfer that only brings a fetched value to a rank
 HOST = ""  # the memory space of all CPUs of a rank; a GPU's space is its device name
 NO_SLOT = -1
+_PASSING = frozenset(("Identity", "PlaceholderWithDefault", "NoOp"))  # whose outputs are their inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,10 +381,13 @@ class _Linker:
             size = arg_size(arg, op.attrs)
             wanted = HOST if arg.name in kernel.host else space
             for tensor in op.inputs[position : position + size]:
-                if tensor not in self.slots and is_everywhere(tensor):
-                    self._constant(tensor, device)
+                if tensor in self.plan.constants:
+                    self._constant(tensor, device, wanted)
                 inputs.append(self._input(op, tensor, arg.is_ref, wanted))
             position += size
+        if op.type in _PASSING:
+            self._pass_on(op, inputs, space)
+            return
         outputs: list[int] = []
         position = 0
         for arg in op.definition.outputs:
@@ -404,6 +408,13 @@ class _Linker:
                 self._value_slot(tensor, op)
         self._send(op)
 
+    def _pass_on(self, op: Operation, inputs: Sequence[int], space: str) -> None:
+        """An operation that computes nothing is no instruction: its place in the order is all there is to it."""
+        for tensor, slot in zip(op.outputs, inputs, strict=True):
+            if tensor not in self.fed:
+                self._keep(tensor, HOST if is_state(tensor) else space, slot)
+        self._send(op)
+
     def _input(self, op: Operation, tensor: Tensor, is_ref: bool, space: str) -> int:
         if not tensor.dtype.is_ref:
             return self._slot(tensor, HOST if is_state(tensor) else space)
@@ -413,10 +424,12 @@ class _Linker:
             return self.slots[tensor][HOST]
         return self._read(op, tensor, space)
 
-    def _constant(self, tensor: Tensor, device: DeviceName) -> None:
-        """Have a constant of another rank's task on ``device`` as well; no message brings it (``partition.is_everywhere``)."""
-        slot = self._keep(tensor, memory_space(device), self._new_slot())
-        self.program.constants.append((slot, tensor.op, device))
+    def _constant(self, tensor: Tensor, device: DeviceName, space: str) -> None:
+        """Have a constant that every task knows in the memory ``space`` for an operation on ``device``."""
+        if space not in self.slots.get(tensor, ()):
+            slot = self._keep(tensor, space, self._new_slot())
+            there = DeviceName(device.task, "CPU", 0) if space == HOST else device
+            self.program.constants.append((slot, self.plan.constants[tensor], there))
 
     def _is_local_variable(self, tensor: Tensor) -> bool:
         given = tensor in self.fed and tensor.op.type != ARG  # fed with a value; an argument of a body is the variable itself

@@ -15,7 +15,7 @@ from collections.abc import Set
 
 from mpirt import errors
 from mpirt.cluster.task import Task
-from mpirt.compiler.partition import Node, Plan, is_everywhere
+from mpirt.compiler.partition import Node, Plan
 from mpirt.compiler.prune import control_producers
 from mpirt.graph.graph import Operation, Tensor
 
@@ -35,11 +35,12 @@ def verify(plan: Plan) -> None:
 
 def _check_order(plan: Plan) -> None:
     fed = set(plan.feeds)
+    known = fed | plan.constants.keys()
     done: set[Operation] = set()
     for node in plan.nodes:
         if node.fed is not None:
             continue
-        for producer in [t.op for t in node.op.inputs if t not in fed] + control_producers(node.op, fed):
+        for producer in [t.op for t in node.op.inputs if t not in known] + control_producers(node.op, fed):
             if producer not in done:
                 raise _refuse(f"{node.op.name!r} comes before {producer.name!r}, which it depends on")
         done.add(node.op)
@@ -94,7 +95,7 @@ def _check_waits(node: Node, plan: Plan, fed: Set[Tensor]) -> None:
         elif collective is not None:
             if reader != there:
                 raise _refuse(f"{reader} can't give {tensor.name!r} to {node.op.name!r}: it is on {there}")
-        elif there != here and tensor not in brought and (tensor in fed or not is_everywhere(tensor)):
+        elif there != here and tensor not in brought and tensor not in plan.constants:
             raise _refuse(f"nothing brings {tensor.name!r} to {node.op.name!r} on {here}")
     for control in control_producers(node.op, fed):
         if plan.placement[control].task != here and control not in told:

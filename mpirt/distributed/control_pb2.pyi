@@ -304,14 +304,16 @@ class RunGraph(_message.Message):
     def __init__(self, graph: _Optional[int] = ..., step: _Optional[int] = ..., tag: _Optional[int] = ...) -> None: ...
 
 class StepDone(_message.Message):
-    __slots__ = ("step", "error", "dead")
+    __slots__ = ("step", "error", "dead", "long")
     STEP_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     DEAD_FIELD_NUMBER: _ClassVar[int]
+    LONG_FIELD_NUMBER: _ClassVar[int]
     step: int
     error: ErrorRecord
     dead: bool
-    def __init__(self, step: _Optional[int] = ..., error: _Optional[_Union[ErrorRecord, _Mapping]] = ..., dead: bool = ...) -> None: ...
+    long: bool
+    def __init__(self, step: _Optional[int] = ..., error: _Optional[_Union[ErrorRecord, _Mapping]] = ..., dead: bool = ..., long: bool = ...) -> None: ...
 
 class CancelStep(_message.Message):
     __slots__ = ("step",)

@@ -207,13 +207,14 @@ class _Request:
 class Step:
     """A step that runs on other ranks too."""
 
-    __slots__ = ("number", "outstanding", "error", "dead", "waits", "_master", "_graph")
+    __slots__ = ("number", "outstanding", "error", "dead", "long", "waits", "_master", "_graph")
 
     def __init__(self, master: Master, graph: Graph, ranks: Collection[int]) -> None:
         self.number = next(master.numbers)
         self.outstanding = set(ranks)
         self.error: Exception | None = None  # the first
         self.dead = False  # a part has ended dead: some rank, perhaps this one, tells why
+        self.long = False  # a part took long where it ran
         self.waits: dict[int, str] = {}  # what ranks said that they wait for
         self._master = master
         self._graph = graph
@@ -221,6 +222,7 @@ class Step:
     def hear(self, source: int, message: StepDone) -> None:
         """A rank has ended its part."""
         self.dead |= message.dead
+        self.long |= message.long
         if message.HasField("error"):
             self.fail(to_error(message.error, self._graph), source)
         self.outstanding.discard(source)  # last: whoever sees that all have ended sees how

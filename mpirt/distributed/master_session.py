@@ -43,6 +43,7 @@ from mpirt.distributed.master import Master, Step, closed_while_running
 from mpirt.distributed.reports import dump_program, print_placement
 from mpirt.distributed.results import as_results
 from mpirt.distributed.runner import Deadline, Leaves, Places, closed_error, not_run_error, traffic_of
+from mpirt.distributed.turn import SHORT_S
 from mpirt.graph.graph import Graph, Operation, Tensor
 from mpirt.graph.op_def import Pending
 from mpirt.graph.user_code import caller_line
@@ -53,9 +54,7 @@ from mpirt.runtime.resources import ResourceManager
 
 CLIENT = DeviceName(Task("_client", 0), "CPU", 0)  # where the feeds come in: the process of the session
 
-_SHORT_S = 100e-6  # a step that ends within this is short
-_MISSES = 3  # so many in a row that aren't, and the next
-_TRY_AGAIN = 16  # are not expected to be
+_LONG_STEPS = 3  # so many long steps in a row, and the next one is expected to be long
 _GRACE_S = 1.0  # after a failure, the time that the other ranks have to end their parts before the client hears of it
 _SHORT_GRACE_S = 0.05  # the same after the user's deadline
 _ASK_AFTER_S = 1.0  # a rank that takes this long is asked what it waits for
@@ -90,8 +89,7 @@ class _Signature:
         self.received = program.received()
         self.lanes: list[_Lane] = []  # those that no step uses
         self.all_tags: list[int] = []
-        self.misses = 0  # steps in a row that weren't short
-        self.slow = 0  # so many steps more are taken not to be short
+        self.long_steps = 0  # in a row, as the ranks that they ran on said
 
 
 class MasterSession:
@@ -177,7 +175,6 @@ class MasterSession:
         step = Step(master, self._graph, signature.ranks)
         master.steps[step.number] = step
         self._running.add(step)
-        plane.progress.eager.add(step)
         message = lane.message
         message.step = step.number
         payload = message.SerializeToString()
@@ -191,6 +188,7 @@ class MasterSession:
                 values = self._run_part(lane.executor, arrays, step, deadline)
             if step.outstanding:
                 self._await(step, deadline)
+            signature.long_steps = signature.long_steps + 1 if step.long else 0
             if step.dead and step.error is None:
                 raise errors.AbortedError("the step ended, but no rank told why.", hint="this is an error of mpirt; please report it.")
         except errors.OpError as error:
@@ -228,23 +226,19 @@ class MasterSession:
     def _start(self, signature: _Signature, lane: _Lane, step: Step, payload: bytes) -> None:
         """Tell the ranks to run. The end of a short step that has no part here is awaited at once, in turns with other threads."""
         send = self._plane.transport.send_control
-        if lane.executor is not None or signature.slow:
-            signature.slow = max(0, signature.slow - 1)
+        if lane.executor is not None or signature.long_steps > _LONG_STEPS:
             for rank in signature.ranks:
                 send(rank, payload, Kind.RUN_GRAPH)
             return
         turn = self._master.turn
         turn.take()
+        over = False
         try:
             for rank in signature.ranks:
                 send(rank, payload, Kind.RUN_GRAPH)
-            if self._plane.progress.spin(step.over, _SHORT_S):
-                signature.misses = 0
-            else:
-                signature.misses += 1
-                signature.slow = _TRY_AGAIN if signature.misses > _MISSES else 0
+            over = self._plane.progress.spin(step.over, SHORT_S)
         finally:
-            turn.give()
+            turn.give(over)
 
     def _run_part(self, executor: Executor, arrays: dict[int, Any], step: Step, deadline: Deadline | None) -> list[Any] | None:
         """What this rank does of the step."""
@@ -316,7 +310,6 @@ class MasterSession:
 
     def _free(self, signature: _Signature, lane: _Lane, step: Step) -> None:
         self._master.steps.pop(step.number, None)
-        self._plane.progress.eager.discard(step)
         if not lane.interrupted:
             signature.lanes.append(lane)
 

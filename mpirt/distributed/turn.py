@@ -2,7 +2,7 @@
 
 To wake a sleeping thread costs Python as much as two short steps. So the thread that runs starts its step, polls until the
 answer is there, and goes on with its next one; the others sleep, and after some steps the turn is handed to the one that has
-waited longest.
+waited longest. So it is at once when a step turns out not to be short.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 
+SHORT_S = 100e-6  # a step that takes no longer where it runs is short
 _STEPS = 64  # a thread hands the turn over after so many, if another one waits
-_LOOK_S = 2e-3  # a waiting thread looks this often whether the turn was left lying
+_LOOK_S = 2e-3  # the first that waits looks this often whether the turn was left lying, the second half as often
 
 
 class Turn:
@@ -30,8 +31,9 @@ class Turn:
         bell = threading.Lock()
         bell.acquire()
         self._waiting.append(bell)
+        look_s = _LOOK_S * len(self._waiting)
         try:
-            while not bell.acquire(timeout=_LOOK_S):
+            while not bell.acquire(timeout=look_s):
                 if self._held.acquire(False):  # then nobody can be handing it over
                     self._waiting.remove(bell)
                     break
@@ -43,9 +45,9 @@ class Turn:
             raise
         self._streak = 1
 
-    def give(self) -> None:
-        """Give the turn up: leave it lying, or hand it over."""
-        if self._streak >= _STEPS and self._waiting:
+    def give(self, goes_on: bool = True) -> None:
+        """Give the turn up: leave it lying if this thread ``goes_on`` with another step soon and hasn't had many, else hand it over."""
+        if self._waiting and (self._streak >= _STEPS or not goes_on):
             self._waiting.popleft().release()
         else:
             self._held.release()

@@ -43,6 +43,7 @@ from mpirt.distributed.control_pb2 import (
 from mpirt.distributed.graph_messages import NodeTable, read_program
 from mpirt.distributed.tags import TagSpace
 from mpirt.distributed.threads import Threads
+from mpirt.distributed.turn import SHORT_S
 from mpirt.graph.op_def import Pending
 from mpirt.runtime.device import Device
 from mpirt.runtime.executor import Executor, Failure, SessionState, StepFailed, blocking, op_error
@@ -228,8 +229,9 @@ class Worker:
             self.done(source, message.step, self.record(failed.failure.error, failed.failure.device, failed.failure.traceback))
             return
         if ended:
-            program.took(time.perf_counter() - start)
-            self.done(source, message.step)
+            seconds = time.perf_counter() - start
+            self._answer_well(source, message.step, seconds > SHORT_S)
+            program.took(seconds)
         else:
             step = self._steps[source, message.step] = _Step(self, source, message.step, program, executor)
             step.suspend()
@@ -257,18 +259,23 @@ class Worker:
         record.origin = record.origin or self.plane.origin(device)
         return record
 
-    def done(self, source: int, step: int, error: ErrorRecord | None = None, dead: bool = False) -> None:
+    def done(self, source: int, step: int, error: ErrorRecord | None = None, dead: bool = False, long: bool = False) -> None:
         """Answer for a step."""
         self._steps.pop((source, step), None)
-        if error is not None or dead:
-            message = StepDone(step=step, error=error, dead=dead and error is None)
-        else:
-            message = self._well_done
-            message.step = step
+        if error is None and not dead:
+            self._answer_well(source, step, long)
+            return
+        with contextlib.suppress(errors.OpError):  # the master is gone; whoever finds out tells
+            self.plane.send(source, Kind.STEP_DONE, StepDone(step=step, error=error, dead=dead and error is None))
+
+    def _answer_well(self, source: int, step: int, long: bool) -> None:
+        message = self._well_done
+        message.step = step
+        message.long = long
         try:
             self.plane.send(source, Kind.STEP_DONE, message)
         except errors.OpError:
-            pass  # the master is gone; whoever finds out tells
+            pass  # as above
 
 
 class _Session:
@@ -338,6 +345,7 @@ class _Step:
         self._answered = False
         self._cancelled: errors.OpError | None = None
         self._seconds = 0.0
+        self._since = time.perf_counter()
         program.session.num_steps += 1
 
     def may_begin(self) -> bool:
@@ -481,4 +489,4 @@ class _Step:
             record = self._worker.record(failure.error, failure.device, failure.traceback)
         elif failure is not None:
             record = self._worker.record(failure)
-        self._worker.done(self._source, self._number, record, dead)
+        self._worker.done(self._source, self._number, record, dead, time.perf_counter() - self._since > SHORT_S)

@@ -8,9 +8,29 @@ from typing import Any
 import numpy as np
 
 from mpirt import dtypes
-from mpirt.graph.op_def import REQUIRED, ArgDef, OpDef
+from mpirt.graph.op_def import REQUIRED, ArgDef, OpDef, Signature, arg_dtypes
 from mpirt.graph.operation import Tensor
 from mpirt.graph.shapes import TensorShape
+
+
+def signature(definition: OpDef, inputs: Sequence[Tensor], given: Mapping[str, Any] | None) -> Signature:
+    """All attributes of an operation and the types of its outputs; what ``complete_attrs`` raises.
+
+    Operations to which no attributes are given share these by the types of their inputs, on which alone they depend.
+    """
+    known = definition.signatures
+    if given or known is None:
+        return _signature(definition, inputs, given or {})
+    types = tuple([tensor.dtype.enum for tensor in inputs])
+    found = known.get(types)
+    if found is None:
+        found = known[types] = _signature(definition, inputs, {})
+    return found
+
+
+def _signature(definition: OpDef, inputs: Sequence[Tensor], given: Mapping[str, Any]) -> Signature:
+    attrs = complete_attrs(definition, inputs, given)
+    return Signature(attrs, tuple([dtype for arg in definition.outputs for dtype in arg_dtypes(arg, attrs)]))
 
 
 def complete_attrs(definition: OpDef, inputs: Sequence[Tensor], given: Mapping[str, Any]) -> dict[str, Any]:

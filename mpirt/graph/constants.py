@@ -6,7 +6,7 @@ values; they are computed by the operations' own CPU kernels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,14 +48,14 @@ def _outputs(op: Operation, done: dict[Operation, Sequence[Any] | None], depth: 
         return None if outer is None else [_value(outer, done, depth)]
     if op.type in ("Shape", "ShapeN", "Rank", "Size"):
         return [_of_shape(op.type, i.static_shape, o.dtype.np_dtype) for i, o in zip(op.inputs, op.outputs, strict=True)]
-    if op.type not in _FOLDED or depth >= _MAX_DEPTH:
+    if op.type not in FOLDED or depth >= _MAX_DEPTH:
         return None
     if any((num_elements(t.static_shape) or 0) > _MAX_ELEMENTS for t in op.outputs):
         return None
     inputs = [_value(t, done, depth + 1) for t in op.inputs]
     if any(v is None or v.size > _MAX_ELEMENTS for v in inputs):
         return None
-    return _fold(op, inputs)
+    return computed(op, inputs)
 
 
 def _of_shape(kind: str, shape: Shape, dtype: np.dtype[Any]) -> np.ndarray[Any, Any] | None:
@@ -66,7 +66,7 @@ def _of_shape(kind: str, shape: Shape, dtype: np.dtype[Any]) -> np.ndarray[Any, 
     return np.array(num_elements(shape) if kind == "Size" else shape, dtype)
 
 
-_FOLDED = frozenset((
+FOLDED = frozenset((
     "Abs", "Add", "AddV2", "BroadcastArgs", "BroadcastGradientArgs", "BroadcastTo", "Cast", "Ceil", "Concat", "ConcatOffset",
     "ConcatV2", "DynamicPartition", "DynamicStitch", "Equal", "ExpandDims", "Fill", "Floor", "FloorDiv", "FloorMod", "Gather",
     "GatherV2", "Greater", "GreaterEqual", "Identity", "InvertPermutation", "Less", "LessEqual", "ListDiff", "LogicalAnd", "LogicalNot",
@@ -85,8 +85,8 @@ class _Context:
         self.op = op
 
 
-def _fold(op: Operation, inputs: Sequence[Any]) -> Sequence[Any] | None:
-    """The outputs, by the operation's own CPU kernel; None if it refuses, which the step will say better."""
+def computed(op: Operation, inputs: Sequence[Any]) -> Sequence[Any] | None:
+    """The outputs of an operation in ``FOLDED``, by its own CPU kernel; None if it refuses, which the step will say better."""
     kernel = op.definition.kernels.get("CPU")
     if kernel is None:
         return None
@@ -147,7 +147,7 @@ def _scalar(tensor: Tensor, depth: int) -> int | None:
     return None
 
 
-def slice_index(attrs: dict[str, Any], begin: Any, end: Any, strides: Any) -> tuple[Any, ...]:
+def slice_index(attrs: Mapping[str, Any], begin: Any, end: Any, strides: Any) -> tuple[Any, ...]:
     """The numpy index of a StridedSlice: slices, ints, ``None`` and ``...`` from its vectors and bit masks."""
     index: list[Any] = []
     for i, (b, e, s) in enumerate(zip(begin.tolist(), end.tolist(), strides.tolist(), strict=True)):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpirt.cluster import device_spec
 from mpirt.cluster.device_spec import DeviceSpec
-from mpirt.graph.user_code import user_frames
+from mpirt.graph.user_code import UserFrames
 
 if TYPE_CHECKING:
     from mpirt.graph.operation import Operation
@@ -23,16 +23,20 @@ DeviceFunction = Callable[["Operation"], Any]
 class DeviceScope:
     """One open device block, linked to the one outside it.
 
-    ``folded`` is the merge of all blocks from here to the barrier, None if a function is among them.
+    ``folded`` is the merge of all blocks from here to the barrier, None if a function is among them. ``inside`` are the blocks
+    that were opened in this one by name: in a loop they are opened again and again. ``passed`` is the check that ``folded`` has
+    passed, if any.
     """
 
-    __slots__ = ("parent", "spec", "function", "barrier", "folded")
+    __slots__ = ("parent", "spec", "function", "barrier", "folded", "inside", "passed")
 
     def __init__(self, parent: DeviceScope | None, spec: str = "", function: DeviceFunction | None = None, barrier: bool = False) -> None:
         self.parent = parent
         self.spec = spec
         self.function = function
         self.barrier = barrier
+        self.inside: dict[str, DeviceScope] = {}
+        self.passed: Callable[[str], None] | None = None
         outer = parent.folded if parent is not None else ""
         self.folded: str | None
         if barrier:
@@ -60,8 +64,18 @@ def apply_device(op: Operation, scope: DeviceScope | None) -> None:
         _device_check(op.device)
 
 
-def enter_device(outer: DeviceScope | None, device: Any) -> DeviceScope:
-    """The scope that a `device` block opens inside ``outer``; checks the request at the user's line."""
+def enter_device(outer: DeviceScope | None, device: Any, outermost: dict[str, DeviceScope]) -> DeviceScope:
+    """The scope that a `device` block opens inside ``outer``; checks the request at the user's line.
+
+    ``outermost`` are those of the graph that are inside no other.
+    """
+    if device.__class__ is str:
+        known = outermost if outer is None else outer.inside
+        scope = known.get(device)
+        if scope is None:
+            scope = known[device] = DeviceScope(outer, spec=device_spec.parse(device).to_string())
+        _check(scope)
+        return scope
     if device is None:
         return DeviceScope(outer, barrier=True)
     if callable(device) and not isinstance(device, (str, DeviceSpec)):
@@ -69,9 +83,15 @@ def enter_device(outer: DeviceScope | None, device: Any) -> DeviceScope:
     if not isinstance(device, (str, DeviceSpec)):
         raise TypeError(f"a device is a string, a DeviceSpec, a function or None, not {device!r}.")
     scope = DeviceScope(outer, spec=device_spec.parse(device).to_string() if isinstance(device, str) else device.to_string())
-    if scope.folded and _device_check is not None:
-        _device_check(scope.folded)
+    _check(scope)
     return scope
+
+
+def _check(scope: DeviceScope) -> None:
+    """What the cluster says of a request depends on nothing else, so it is asked once."""
+    if scope.passed is not _device_check and scope.folded and _device_check is not None:
+        _device_check(scope.folded)
+        scope.passed = _device_check
 
 
 def merge_devices(outer: str, inner: str) -> str:
@@ -83,7 +103,7 @@ def merge_devices(outer: str, inner: str) -> str:
     if device_spec.leaks_task(outer, inner) and not _leak.warned:
         _leak.warned = True
         merged = device_spec.merge(outer, inner)
-        frames = user_frames()
+        frames = UserFrames().find()
         warnings.warn(
             f"device {inner!r} inside {outer!r} keeps the outer task: operations go to {merged!r}"
             f" ({frames[0][0]}:{frames[0][1]}). Name the task too, or open the block outside, if that isn't meant."

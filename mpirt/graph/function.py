@@ -162,7 +162,8 @@ class FuncGraph(Graph):
         for tensor in variables:
             argument = self.captures.get(tensor)
             if argument is not None:
-                argument.dtype = argument.op.attrs["T"] = argument.dtype.base_dtype
+                argument.dtype = argument.dtype.base_dtype
+                argument.op.set_attr("T", argument.dtype)
 
     def lay_into(self, outer: Graph, captured: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Make ``outer`` the graph around this body, and ``captured`` its pairs of a tensor there and an argument."""
@@ -250,7 +251,7 @@ class FuncGraph(Graph):
     def finish(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], controls: Sequence[Operation] = ()) -> Function:
         """The finished body with its arguments in the order ``inputs``."""
         for index, tensor in enumerate(inputs):
-            tensor.op.attrs["index"] = index
+            tensor.op.set_attr("index", index)
         effects = [op for op in self._operations if has_effect(op)]
         return Function(self.name, self, tuple(inputs), tuple(outputs), tuple(dict.fromkeys([*controls, *effects])))
 

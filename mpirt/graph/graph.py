@@ -11,24 +11,26 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
+from functools import lru_cache
 from typing import Any
 
-from mpirt.graph import constants
-from mpirt.graph.attributes import complete_attrs, describe_inputs
+from mpirt.graph.attributes import describe_inputs, signature
 from mpirt.graph.device_scope import DeviceScope, apply_device, enter_device
 from mpirt.graph.keys import GraphKeys as GraphKeys
-from mpirt.graph.op_def import ShapeContext, arg_dtypes, op_def
+from mpirt.graph.op_def import ShapeContext, op_def
 from mpirt.graph.operation import Operation as Operation
 from mpirt.graph.operation import Tensor as Tensor
-from mpirt.graph.user_code import user_frames
+from mpirt.graph.user_code import Frames, UserFrames
 
 _OP_NAME = re.compile(r"^[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*$")
 _SCOPE_NAME = re.compile(r"^[A-Za-z0-9_.\\/>-]*$")
 
 
-class _Scopes(threading.local):
-    """What is open in this thread for one graph."""
+class _Scopes:
+    """What is open in one thread for one graph."""
+
+    __slots__ = ("device", "name", "control", "colocation", "container", "variable", "attrs", "gradient_overrides")
 
     def __init__(self) -> None:
         self.device: DeviceScope | None = None
@@ -41,6 +43,11 @@ class _Scopes(threading.local):
         self.gradient_overrides: Mapping[str, str] = {}
 
 
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.scopes = _Scopes()
+
+
 class _ControlScope:
     """One open ``control_dependencies`` block: what to wait for, and the operations made inside it."""
 
@@ -51,6 +58,36 @@ class _ControlScope:
         self.inside: set[Operation] = set()
 
 
+class DeviceBlock(ContextDecorator):
+    """A ``device`` block of a graph; as a decorator, one for each call. A class, because a loop opens one for a few operations."""
+
+    def __init__(self, graph: Graph, asked: Any) -> None:
+        self._graph = graph
+        self._asked = asked
+        self._outer: DeviceScope | None = None
+        self._entered: DeviceScope | None = None
+
+    def _recreate_cm(self) -> DeviceBlock:
+        return DeviceBlock(self._graph, self._asked)
+
+    def __enter__(self) -> None:
+        graph = self._graph
+        scopes = graph._of_thread.scopes
+        self._outer = scopes.device
+        self._entered = scopes.device = enter_device(self._outer, self._asked, graph._device_blocks)
+
+    def __exit__(self, *exc: object) -> None:
+        scopes = self._graph._of_thread.scopes
+        if scopes.device is not self._entered:
+            raise RuntimeError("Exiting device scope without proper scope nesting.")
+        scopes.device = self._outer
+
+
+@lru_cache(maxsize=4096)
+def _is_op_name(name: str) -> bool:
+    return _OP_NAME.match(name) is not None
+
+
 class Graph:
     """A dataflow graph. One is current in each thread (``as_default``); a process has a default one."""
 
@@ -59,7 +96,9 @@ class Graph:
         self._by_name: dict[str, Operation] = {}
         self._names_in_use: dict[str, int] = {}
         self._collections: dict[str, list[Any]] = {}
-        self._scopes = _Scopes()
+        self._of_thread = _OfThread()
+        self._device_blocks: dict[str, DeviceScope] = {}  # the outermost ones, of all threads
+        self._frames = UserFrames()
         self._lock = threading.RLock()
         self._finalized = False
         self.seed: int | None = None
@@ -161,7 +200,7 @@ class Graph:
         inputs: Sequence[Tensor],
         attrs: Mapping[str, Any] | None = None,
         name: str | None = None,
-        frames: tuple[tuple[str, int], ...] | None = None,
+        frames: Frames | None = None,
     ) -> Operation:
         """Add an operation. Inputs are tensors of this graph in the flat order of the op's arguments.
 
@@ -174,9 +213,9 @@ class Graph:
         """
         definition = op_def(op_type)
         if frames is None:
-            frames = user_frames()
-        full = complete_attrs(definition, inputs, attrs or {})
-        scopes = self._scopes
+            frames = self._frames.find()
+        full, out_types = signature(definition, inputs, attrs)
+        scopes = self._of_thread.scopes
         with self._lock:
             if self._finalized:
                 raise RuntimeError("Graph is finalized and cannot be modified.")
@@ -184,27 +223,27 @@ class Graph:
                 if tensor.op.graph is not self:
                     raise ValueError(f"{tensor!r}, input of the new {op_type} {name or ''!r}, is from another graph.")
             op = Operation(self, self._op_name(name, op_type), definition, tuple(inputs), full, frames)
-            out_types = [t for arg in definition.outputs for t in arg_dtypes(arg, full)]
-            context = ShapeContext(definition, inputs, full, len(out_types), constants.value, constants.shape)
             try:
-                shapes = definition.shape_function(context)
+                shapes = definition.shape_function(ShapeContext(definition, inputs, full, len(out_types)))
             except ValueError as error:
                 self._names_in_use.pop(op.name.lower(), None)
                 raise ValueError(f"{error}, for {op.name!r} ({op_type}) with inputs {describe_inputs(inputs)}.") from None
             assert len(shapes) == len(out_types), f"{op_type}: {len(shapes)} shapes for {len(out_types)} outputs"
-            op.outputs = tuple([Tensor(op, i, t, s) for i, (t, s) in enumerate(zip(out_types, shapes, strict=True))])
-            if scopes.attrs:
-                for extra in scopes.attrs:
-                    full.update(extra)
+            if len(shapes) == 1:
+                op.outputs = (Tensor(op, 0, out_types[0], shapes[0]),)
+            else:
+                op.outputs = tuple([Tensor(op, i, t, s) for i, (t, s) in enumerate(zip(out_types, shapes, strict=True))])
+            for extra in scopes.attrs:
+                op.attrs = {**op.attrs, **extra}
             if op_type in scopes.gradient_overrides:
-                full["_gradient_op_type"] = scopes.gradient_overrides[op_type]
-            if scopes.container and "container" in full and not full["container"]:
-                full["container"] = scopes.container
+                op.set_attr("_gradient_op_type", scopes.gradient_overrides[op_type])
+            if scopes.container and "container" in full and not op.attrs["container"]:
+                op.set_attr("container", scopes.container)
             if scopes.control:
                 op.control_inputs = _control_inputs(scopes.control, op)
             if scopes.colocation:
                 groups = sorted({g for target in scopes.colocation for g in target.colocated_with()})
-                full["_class"] = [f"loc:@{group}" for group in groups]
+                op.set_attr("_class", [f"loc:@{group}" for group in groups])
                 op.device = scopes.colocation[-1].device
             else:
                 apply_device(op, scopes.device)
@@ -214,20 +253,20 @@ class Graph:
         return op
 
     def _op_name(self, name: str | None, op_type: str) -> str:
-        if name is not None and name.endswith("/"):  # an exact name, from a name scope (which has reserved it)
+        if name is not None and name[-1:] == "/":  # an exact name, from a name scope (which has reserved it)
             exact = name[:-1]
             if exact in self._by_name:
                 return self.unique_name(exact, absolute=True)
             self._names_in_use.setdefault(exact.lower(), 1)
             return exact
         name = name or op_type
-        if not _OP_NAME.match(name):
+        if not _is_op_name(name):
             raise ValueError(f"{name!r} is not a valid operation name: letters, digits and . _ - / \\ >, not starting with _ - or /.")
         return self.unique_name(name)
 
     def unique_name(self, name: str, mark_as_used: bool = True, absolute: bool = False) -> str:
         """``name`` inside the open name scope, with ``_1``, ``_2``, ... added if it is taken (case doesn't count)."""
-        full = name if absolute else self._scopes.name + name
+        full = name if absolute else self._of_thread.scopes.name + name
         taken = self._names_in_use
         key = full.lower()
         count = taken.get(key)
@@ -235,17 +274,18 @@ class Graph:
             if mark_as_used:
                 taken[key] = 1
             return full
-        while True:
-            candidate = f"{full}_{count}"
+        while (candidate := f"{key}_{count}") in taken:
             count += 1
-            if candidate.lower() not in taken:
-                break
         if mark_as_used:
-            taken[key] = count
-            taken[candidate.lower()] = 1
-        return candidate
+            taken[key] = count + 1
+            taken[candidate] = 1
+        return candidate if key == full else f"{full}_{count}"
 
     # ---- scopes
+
+    @property
+    def _scopes(self) -> _Scopes:
+        return self._of_thread.scopes
 
     @contextmanager
     def as_default(self) -> Iterator[Graph]:
@@ -259,23 +299,14 @@ class Graph:
                 raise AssertionError("Nesting violated for the default graph: leave `as_default` blocks in reverse order.")
             stack.pop()
 
-    @contextmanager
-    def device(self, device_name_or_function: Any) -> Iterator[None]:
+    def device(self, device_name_or_function: Any) -> DeviceBlock:
         """Ask for a device for the operations made inside the block; see ``mpirt.device``."""
-        scopes = self._scopes
-        outer = scopes.device
-        scopes.device = entered = enter_device(outer, device_name_or_function)
-        try:
-            yield
-        finally:
-            if scopes.device is not entered:
-                raise RuntimeError("Exiting device scope without proper scope nesting.")
-            scopes.device = outer
+        return DeviceBlock(self, device_name_or_function)
 
     @contextmanager
     def name_scope(self, name: str | None) -> Iterator[str]:
         """Put ``name/`` before the names of operations made inside; None or "" goes back to the top."""
-        scopes = self._scopes
+        scopes = self._of_thread.scopes
         outer = scopes.name
         if not name:
             scopes.name = ""
@@ -298,7 +329,7 @@ class Graph:
     @contextmanager
     def control_dependencies(self, control_inputs: Iterable[Any] | None) -> Iterator[None]:
         """Make the operations of the block wait for ``control_inputs``; None forgets all outer blocks."""
-        scopes = self._scopes
+        scopes = self._of_thread.scopes
         outer = scopes.control
         if control_inputs is None:
             scopes.control = ()
@@ -321,7 +352,7 @@ class Graph:
     @contextmanager
     def colocate_with(self, op: Any, ignore_existing: bool = False) -> Iterator[None]:
         """Put the operations of the block on the device of ``op``, whatever device blocks are open."""
-        scopes = self._scopes
+        scopes = self._of_thread.scopes
         outer, outer_device = scopes.colocation, scopes.device
         if op is None:
             if not ignore_existing:
@@ -339,7 +370,7 @@ class Graph:
     @contextmanager
     def container(self, container_name: str) -> Iterator[str]:
         """Put the state of stateful operations made inside into the container ``container_name``."""
-        scopes = self._scopes
+        scopes = self._of_thread.scopes
         outer = scopes.container
         scopes.container = container_name
         try:
@@ -350,7 +381,7 @@ class Graph:
     @contextmanager
     def attr_scope(self, attrs: Mapping[str, Any]) -> Iterator[None]:
         """Add ``attrs`` to the operations made inside (names that start with an underscore)."""
-        scopes = self._scopes
+        scopes = self._of_thread.scopes
         outer = scopes.attrs
         scopes.attrs = (*outer, attrs)
         try:
@@ -363,7 +394,7 @@ class Graph:
         """Give operations of the types ``op_type_map`` made inside the gradients registered under the names it maps to."""
         if not isinstance(op_type_map, Mapping) or not all(isinstance(n, str) for pair in op_type_map.items() for n in pair):
             raise TypeError(f"op_type_map must map operation types to names of gradients, not {op_type_map!r}.")
-        scopes = self._scopes
+        scopes = self._of_thread.scopes
         outer = scopes.gradient_overrides
         scopes.gradient_overrides = {**outer, **op_type_map}
         try:
@@ -455,7 +486,7 @@ def reset_default_graph() -> None:
     _global_graph = Graph()
 
 
-def device(device_name_or_function: Any) -> Any:
+def device(device_name_or_function: Any) -> DeviceBlock:
     """Ask for a device for the operations made inside the block.
 
     Parameters

@@ -492,7 +492,7 @@ def _import_node(
     except (TypeError, ValueError, AttributeError, IndexError, KeyError, OverflowError) as error:
         raise errors.InvalidArgumentError(f"{where} can't be imported: {error}") from None
     if colocated:
-        op.attrs["_class"] = colocated
+        op.set_attr("_class", colocated)
     return op
 
 

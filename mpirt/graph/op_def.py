@@ -23,12 +23,13 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from mpirt import dtypes, errors
 from mpirt.dtypes import DType
+from mpirt.graph import constants
 from mpirt.graph.shapes import Shape
 
 if TYPE_CHECKING:
@@ -142,6 +143,13 @@ class Kernel:
     memory: str
 
 
+class Signature(NamedTuple):
+    """What the types of its inputs and its attributes make of an operation."""
+
+    attrs: Mapping[str, Any]  # all of them
+    outputs: tuple[DType, ...]  # types
+
+
 @dataclass(slots=True)
 class OpDef:
     """An operation type and all that is registered for it."""
@@ -156,9 +164,12 @@ class OpDef:
     gradient: Callable[..., Any] | None = None
     no_gradient_reason: str = ""
     takes_refs: bool = field(init=False)  # whether an input is a variable itself
+    signatures: dict[tuple[int, ...], Signature] | None = field(init=False)  # of operations without given attributes, by input types
 
     def __post_init__(self) -> None:
         self.takes_refs = any(arg.is_ref for arg in self.inputs)
+        lists = any(arg.list_attr for arg in self.inputs + self.outputs)
+        self.signatures = None if lists else {}  # lists of types are not shared
 
     def __repr__(self) -> str:
         return f"<OpDef {self.name}>"
@@ -306,23 +317,13 @@ class ShapeContext:
     A shape is a tuple of sizes with None for an unknown one, or None if even the number of dimensions is unknown.
     """
 
-    __slots__ = ("definition", "inputs", "attrs", "_constant_value", "_constant_shape", "num_outputs")
+    __slots__ = ("definition", "inputs", "attrs", "num_outputs")
 
-    def __init__(
-        self,
-        definition: OpDef,
-        inputs: Sequence[Tensor],
-        attrs: Mapping[str, Any],
-        num_outputs: int,
-        constant_value: Callable[[Tensor], Any],
-        constant_shape: Callable[[Tensor], Shape],
-    ) -> None:
+    def __init__(self, definition: OpDef, inputs: Sequence[Tensor], attrs: Mapping[str, Any], num_outputs: int) -> None:
         self.definition = definition
         self.inputs = inputs
         self.attrs = attrs
         self.num_outputs = num_outputs
-        self._constant_value = constant_value
-        self._constant_shape = constant_shape
 
     def _index(self, name: str) -> slice:
         start = 0
@@ -348,12 +349,11 @@ class ShapeContext:
 
     def const(self, name: str) -> np.ndarray[Any, Any] | None:
         """Value of the input ``name`` if it is known while building, else None."""
-        value: np.ndarray[Any, Any] | None = self._constant_value(self.tensor(name))
-        return value
+        return constants.value(self.tensor(name))
 
     def const_shape(self, name: str) -> Shape:
         """The shape that the integer vector input ``name`` spells, with unknown entries as None."""
-        return self._constant_shape(self.tensor(name))
+        return constants.shape(self.tensor(name))
 
     def dtype(self, name: str) -> DType:
         """Base type of the input ``name``."""

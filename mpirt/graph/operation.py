@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mpirt.cluster import device_spec
@@ -191,7 +191,7 @@ class Operation:
         name: str,
         definition: OpDef,
         inputs: tuple[Tensor, ...],
-        attrs: dict[str, Any],
+        attrs: Mapping[str, Any],
         frames: tuple[tuple[str, int], ...],
     ) -> None:
         self.graph = graph
@@ -201,7 +201,7 @@ class Operation:
         self.inputs = inputs
         self.control_inputs: tuple[Operation, ...] = ()
         self.outputs: tuple[Tensor, ...] = ()
-        self.attrs = attrs
+        self.attrs = attrs  # operations may share them: see `set_attr`
         self.device = ""
         self.index = -1  # position in creation order
         self._frames = frames
@@ -217,6 +217,10 @@ class Operation:
             return self.attrs[name]
         except KeyError:
             raise ValueError(f"operation {self.name!r} ({self.type}) has no attribute {name!r}; it has {sorted(self.attrs)}.") from None
+
+    def set_attr(self, name: str, value: Any) -> None:
+        """Give the attribute ``name`` another value. For the layers that build graphs; compiled steps aren't affected."""
+        self.attrs = {**self.attrs, name: value}
 
     @property
     def location(self) -> str:

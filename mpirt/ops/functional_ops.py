@@ -268,10 +268,10 @@ def extend_if(op: Operation, branch: str, tensors: Sequence[Tensor]) -> list[Ten
         values = [as_output(mine.graph, t) for t in tensors]
     with theirs.graph.as_default(), theirs.graph.control_dependencies(None), theirs.graph.name_scope("not_taken"):
         nothing = [_nothing(t) for t in values]
-    op.attrs[branch] = mine.with_outputs(values)
-    op.attrs[other] = theirs.with_outputs(nothing)
-    op.attrs["Tout"] = [*op.attrs["Tout"], *(t.dtype for t in values)]
-    op.attrs["output_shapes"] = [t.static_shape for t in op.outputs] + [None] * len(values)
+    op.set_attr(branch, mine.with_outputs(values))
+    op.set_attr(other, theirs.with_outputs(nothing))
+    op.set_attr("Tout", [*op.attrs["Tout"], *(t.dtype for t in values)])
+    op.set_attr("output_shapes", [t.static_shape for t in op.outputs] + [None] * len(values))
     first = len(op.outputs)
     op.outputs += tuple(Tensor(op, first + i, t.dtype, None) for i, t in enumerate(values))
     return list(op.outputs[first:])
@@ -297,7 +297,7 @@ def record_while(op: Operation, tensors: Sequence[Tensor]) -> tuple[Tensor, list
         values = [as_output(body.graph, t) for t in tensors]
     new = list(dict.fromkeys(t for t in values if t not in kept))
     kept.update(zip(new, range(len(kept), len(kept) + len(new)), strict=True))
-    op.attrs["body"] = body.with_outputs(new)
+    op.set_attr("body", body.with_outputs(new))
     if op.type != "_RecordedWhile":
         op.retype("_RecordedWhile", [(resource, ())])
     return op.outputs[count], [kept[t] for t in values]

@@ -62,7 +62,8 @@ def py_func(func: Callable[..., Any], inp: Sequence[Any], Tout: Any, stateful: b
     op_type = "PyFunc" if stateful else "PyFuncStateless"
     inputs = [convert_to_tensor(value, name=f"input_{i}") for i, value in enumerate(inp)]
     op = graph.create_op(op_type, inputs, {"token": "", "Tout": types}, name)
-    op.attrs["token"] = token = f"{op.qualified_name}:{_describe(func)}"
+    token = f"{op.qualified_name}:{_describe(func)}"
+    op.set_attr("token", token)
     _register(graph, token, func)
     if not types:
         return op

@@ -83,7 +83,7 @@ class VariableCell:
             self._value = stored
 
     def writable(self) -> Any:
-        """The array to change in place; hold ``lock`` meanwhile, and drop the array before releasing it.
+        """The array to change in place; hold ``lock`` before and meanwhile, and drop the array before releasing it.
 
         It is the cell's own array if nobody else holds it, else a copy that becomes the value.
 
@@ -92,12 +92,11 @@ class VariableCell:
         FailedPreconditionError
             If the variable is not initialised.
         """
-        with self.lock:
-            if self._value is None:
-                raise self._uninitialized()
-            if self._references() != _SOLE_HOLDER:
-                self._value = self._value.copy()
-            return self._value
+        if self._value is None:
+            raise self._uninitialized()
+        if self._references() != _SOLE_HOLDER:
+            self._value = self._value.copy()
+        return self._value
 
     def clear(self) -> None:
         """Forget the value: the variable is uninitialised again."""
@@ -342,16 +341,18 @@ def add_to(ctx: KernelContext, ref: VariableCell, value: Any) -> None:
     """Add ``value`` to the value of ``ref``; the shapes must be the same."""
     with ref.lock:
         array = ref.writable()
-        check_shape(ctx, ref, value, array.shape)
-        ctx.xp.add(array, value, out=array)
+        if array.shape != value.shape:
+            check_shape(ctx, ref, value, array.shape)
+        ctx.xp.add(array, value, array)
 
 
 def subtract_from(ctx: KernelContext, ref: VariableCell, value: Any) -> None:
     """Subtract ``value`` from the value of ``ref``; the shapes must be the same."""
     with ref.lock:
         array = ref.writable()
-        check_shape(ctx, ref, value, array.shape)
-        ctx.xp.subtract(array, value, out=array)
+        if array.shape != value.shape:
+            check_shape(ctx, ref, value, array.shape)
+        ctx.xp.subtract(array, value, array)
 
 
 no_gradient("Assign", "AssignAdd", "AssignSub", reason="a change of state is not a function of its inputs")

@@ -14,12 +14,11 @@ from contextlib import nullcontext
 from typing import Any
 
 from mpirt import dtypes
-from mpirt.compiler.partition import EVERYWHERE_ATTR
 from mpirt.dtypes import DType
 from mpirt.gradients import gradients
 from mpirt.graph.graph import Graph, GraphKeys, Operation, Tensor, get_default_graph
 from mpirt.ops import math_ops, training_ops
-from mpirt.ops.apply import apply_op, convert_to_tensor, is_tensor
+from mpirt.ops.apply import apply_op, convert_to_tensor
 from mpirt.ops.control_flow_ops import group
 from mpirt.ops.control_flow_ops import tuple as tuple_
 from mpirt.ops.indexed_slices import IndexedSlices, summed_rows
@@ -261,12 +260,8 @@ class Optimizer:
         return param() if callable(param) else param
 
     def _hyper(self, value: Any, name: str) -> Any:
-        """A hyper-parameter (number, tensor or function) as a tensor. A number is on every task that needs it."""
-        value = self._call_if_callable(value)
-        if is_tensor(value):
-            return convert_to_tensor(value, name=name)
-        with get_default_graph().attr_scope({EVERYWHERE_ATTR: True}):
-            return convert_to_tensor(value, name=name)
+        """A hyper-parameter (number, tensor or function) as a tensor."""
+        return convert_to_tensor(self._call_if_callable(value), name=name)
 
     def _as_type(self, tensor: Tensor, var: Any) -> Tensor:
         """``tensor`` in the type of ``var``."""

@@ -5,8 +5,9 @@ Traffic runs on private duplicates of the communicator we are given, so it can't
 ends it. Nothing here blocks, except MPI_Init and MPI_Finalize themselves: they end the process after MPIRT_START_TIMEOUT_S
 and MPIRT_EXIT_TIMEOUT_S.
 
-Neighbours: `peers` (who of this host is gone), `abort_hook` (what an uncaught exception does to the job).
-Background: MPI-4.0 sections 3.7 (nonblocking), 3.8.2 (matched probe), 11.6 (threads).
+Neighbours: `mpi_requests` (messages under way), `mpi_control` (control messages), `peers` (who of this host is gone), `abort_hook`
+(what an uncaught exception does to the job).
+Background: MPI-4.0 sections 3.7 (nonblocking), 11.6 (threads).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from mpirt import config
 from mpirt.errors import DeadlineExceededError, FailedPreconditionError, InternalError, OpError, UnavailableError
 from mpirt.transport import base
 from mpirt.transport.base import Buffer, ControlMessage, Counters, Prepared, Request, wait_until
+from mpirt.transport.mpi_control import ControlChannel
 from mpirt.transport.mpi_requests import PENDING, ChunkedReceive, ChunkedSend, PreparedReceive, PreparedSend, Receive, Send
 from mpirt.transport.peers import Identity, PeerWatch
 from mpirt.transport.window import Beacon
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
 # An abort waits this long: launchers drop what ranks printed but they haven't read yet, and the same error mostly fails
 # several ranks, each with something to say.
 _LAST_WORDS_S = 0.2
-
-_EAGER_NBYTES = 1024  # both MPIs send such a message whole, whatever the network
 
 
 class MpiTransport:
@@ -80,18 +80,20 @@ class MpiTransport:
         self._control: MPI.Intracomm
         self._data, data_ready = comm.Idup()
         self._control, control_ready = comm.Idup()
+        large, large_ready = comm.Idup()
         what = f"all {self.size} ranks to start their transport (this is rank {self.rank})"
-        wait_until(lambda: data_ready.Test() and control_ready.Test(), lambda: what, timeout_s=timeout_s)
-        for private in (self._data, self._control):
+        wait_until(lambda: data_ready.Test() and control_ready.Test() and large_ready.Test(), lambda: what, timeout_s=timeout_s)
+        self._communicators = (self._data, self._control, large)
+        for private in self._communicators:
             private.Set_errhandler(self.mpi.ERRORS_RETURN)
         if "Open MPI" not in self.name:
             _survive_the_launchers_notice()
-        self.max_tag = self._data.Get_attr(self.mpi.TAG_UB) or 0  # never absent: MPI demands at least 32767
+        max_tag = self._data.Get_attr(self.mpi.TAG_UB) or 0  # never absent: MPI demands at least 32767
+        self.max_tag = max_tag - 1  # the largest one is the control channel's
         self._isend = self._data.Isend
         self._irecv = self._data.Irecv
         self._start_all = self.mpi.Prequest.Startall
         self._test_all = self.mpi.Request.Testall
-        self._improbe = self._control.Improbe
 
         def exchanged(own: Any, records: Any) -> Any:
             """``records`` filled with what every rank gives as its ``own``."""
@@ -114,12 +116,11 @@ class MpiTransport:
         self.peer_alive: Callable[[int], bool] = self._peers.alive
         self.check_peers: Callable[[Iterable[int]], int | None] = self._peers.check
 
-        self._control_lock = threading.Lock()  # of the next three
+        self._control_lock = threading.Lock()  # of the next two
+        self._channel = ControlChannel(self.mpi, self._control, large, max_tag)
         self._outgoing: list[MPI.Request] = []
         self._kept: deque[Request] = deque()
         self._released: deque[PreparedSend | PreparedReceive] = deque()
-        self._incoming: deque[_Incoming] = deque()
-        self._probed = self.mpi.Status()
         self._prepared: set[PreparedSend | PreparedReceive] = set()  # those that are not free yet
         self._leaving: MPI.Request | None = None
         self._finalized = False
@@ -221,13 +222,13 @@ class MpiTransport:
     def send_control(self, dest: int, payload: bytes, kind: int = 0) -> None:
         """See `base.Transport`."""
         try:
-            request = self._control.Isend([payload, self.byte], dest, kind)
+            under_way = self._channel.send(dest, payload, kind)
         except self.mpi.Exception as error:
             raise self.translated(error, f"control message of {len(payload)} bytes to", dest, kind) from None
         self.counters.control_sent += 1
-        if not request.Test():  # a small message has left by now
+        if under_way:
             with self._control_lock:
-                self._outgoing.append(request)
+                self._outgoing += under_way
 
     def poll_control(self) -> ControlMessage | None:
         """See `base.Transport`. None also while another thread is polling."""
@@ -251,32 +252,20 @@ class MpiTransport:
                 send = self._kept.popleft()
                 if not send.test():
                     self._kept.append(send)
-        for _ in range(len(self._released)):
-            prepared = self._released.popleft()
-            if prepared.test():
-                self._prepared.discard(prepared)
-                prepared.free()
-            else:
-                self._released.append(prepared)
+        if self._released:
+            for _ in range(len(self._released)):
+                prepared = self._released.popleft()
+                if prepared.test():
+                    self._prepared.discard(prepared)
+                    prepared.free()
+                else:
+                    self._released.append(prepared)
         if self._outgoing:
             self._outgoing = [request for request in self._outgoing if not request.Test()]
-        probed = self._probed
-        # MPICH takes a message in at the first probe and shows it at the second: 200 times out of 200.
-        message = self._improbe(self.mpi.ANY_SOURCE, self.mpi.ANY_TAG, probed)
-        message = message or self._improbe(self.mpi.ANY_SOURCE, self.mpi.ANY_TAG, probed)
+        message = self._channel.poll()
         if message is not None:
-            nbytes = probed.Get_count(self.byte)
-            payload = bytearray(nbytes)
-            if nbytes <= _EAGER_NBYTES and not self._incoming:  # it is all here: no request is needed
-                message.Recv([payload, self.byte])
-                self.counters.control_received += 1
-                return ControlMessage(probed.source, probed.tag, bytes(payload))
-            request = message.Irecv([payload, self.byte])
-            if not self._incoming and request.Test():  # nearly always: a small message is here as soon as it is seen
-                self.counters.control_received += 1
-                return ControlMessage(probed.source, probed.tag, bytes(payload))
-            self._incoming.append(_Incoming(probed.source, probed.tag, payload, request))
-        return self._arrived() if self._incoming else None
+            self.counters.control_received += 1
+        return message
 
     def all_leaving(self, timeout_s: float) -> bool:
         """See `base.Transport`. Control messages that come meanwhile are dropped."""
@@ -314,12 +303,13 @@ class MpiTransport:
         for prepared in self._prepared:
             prepared.free()
         self._prepared.clear()
-        if self._started_mpi:
-            with _ends_this_process_after(timeout_s):
+        with _ends_this_process_after(timeout_s):
+            self._channel.close()
+            if self._started_mpi:
                 self.mpi.Finalize()
-        else:
-            self._control.Free()
-            self._data.Free()
+            else:
+                for private in self._communicators:
+                    private.Free()
 
     def translated(self, error: MPI.Exception, what: str, peer: int, tag: int) -> OpError:
         """Our error for MPI's: the peer is gone, or the runtime has broken its own rules."""
@@ -334,17 +324,6 @@ class MpiTransport:
         """Whether a process is gone: an MPI with ULFM says so, at any call that has to do with it."""
         gone = {self.mpi.ERR_PROC_FAILED, self.mpi.ERR_PROC_FAILED_PENDING, self.mpi.ERR_REVOKED} - {self.mpi.ERR_UNKNOWN}
         return error.Get_error_class() in gone
-
-    def _arrived(self) -> ControlMessage | None:
-        """The first control message that is here, unless one of the same source is ahead of it."""
-        waiting: set[int] = set()
-        for i, (source, kind, payload, request) in enumerate(self._incoming):
-            if source not in waiting and request.Test():
-                del self._incoming[i]
-                self.counters.control_received += 1
-                return ControlMessage(source, kind, bytes(payload))
-            waiting.add(source)
-        return None
 
     def _wait_for_all_to_leave(self, timeout_s: float) -> None:
         if self._finalized:
@@ -370,15 +349,6 @@ class MpiTransport:
             timeout_s=timeout_s,
             on_idle=look_around,
         )
-
-
-class _Incoming(NamedTuple):
-    """A control message that was announced; its bytes are coming into ``payload``."""
-
-    source: int
-    kind: int
-    payload: bytearray
-    request: MPI.Request
 
 
 def _start_mpi(expected_size: int | None) -> tuple[Any, bool]:

@@ -82,8 +82,10 @@ def main() -> None:
     comm = MPI.COMM_WORLD.Dup()
     cluster = tf.cluster({"worker": comm.Get_size()})
     report = Report("collectives", comm.allgather(os.getpid()))
+    sizes = args.sizes or (QUICK if args.quick else SIZES)
+    report.leave_out("sizes", [size_name(nbytes) for nbytes in SIZES], [size_name(nbytes) for nbytes in sizes])
     for kind in args.kinds:
-        for nbytes in args.sizes or (QUICK if args.quick else SIZES):
+        for nbytes in sizes:
             chains = [CHAIN] if nbytes <= CHAIN_NBYTES and kind != "reduce_scatter" and kind != "all_gather" else []
             for chain in [*chains, *([1] if nbytes >= CHAIN_NBYTES or not chains else [])]:
                 with tf.Graph().as_default(), tf.Session(fetch_on="owner") as session:

@@ -109,6 +109,7 @@ def main() -> None:
     comm = MPI.COMM_WORLD.Dup()
     rank, rest = comm.Get_rank(), Rest(comm)
     report = Report("edge", comm.allgather(os.getpid()))
+    report.leave_out("sizes", [size_name(nbytes) for nbytes in SIZES], [size_name(nbytes) for nbytes in sizes])
     peer = Peer(args.tensorflow, "tensorflow_peer.py") if args.tensorflow and rank == 0 else None
     for nbytes in sizes:
         for produced in (False, True) if nbytes >= WINDOW_NBYTES else (False,):

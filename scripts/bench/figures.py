@@ -162,9 +162,15 @@ def arguments(description: str | None, rounds: int = 7, quick_rounds: int = 3) -
     parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds: seconds instead of minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the results")
     parser.add_argument("--rounds", type=int, help=f"default {rounds}, with --quick {quick_rounds}")
-    here = sys.executable if importlib.util.find_spec("tensorflow") else None
-    parser.add_argument("--tensorflow", metavar="PYTHON", default=here, help="an interpreter with TensorFlow (default: this, if it has)")
+    with_tensorflow(parser)
     return parser
+
+
+def with_tensorflow(parser: argparse.ArgumentParser) -> None:
+    """Add --tensorflow."""
+    here = sys.executable if importlib.util.find_spec("tensorflow") else None
+    text = "an interpreter with TensorFlow (default: this one, if it has it; '' for none)"
+    parser.add_argument("--tensorflow", metavar="PYTHON", default=here, help=text)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -192,6 +198,12 @@ class Report:
         self.line = line
         self.rows: list[dict[str, Any]] = []
         self.others = Disturbance(pids or [os.getpid()])
+        self._left_out: list[str] = []
+
+    def leave_out(self, what: str, everything: Sequence[Any], measured: Sequence[Any]) -> None:
+        """Tell which of ``everything`` that the line has isn't measured this time: the sizes 1 KiB and 64 MiB."""
+        if missing := [str(each) for each in everything if each not in measured]:
+            self._left_out.append(f"{what} {', '.join(missing)}")
 
     def row(
         self,
@@ -252,7 +264,7 @@ class Report:
         """All of it."""
         share = self.others.share
         noise = {"other processes' share": None if math.isnan(share) else share}
-        return {"line": self.line, "machine": machine(), "rows": self.rows, "noise": noise}
+        return {"line": self.line, "machine": machine(), "rows": self.rows, "noise": noise, "left out": self._left_out}
 
     def write(self, path: Path) -> None:
         """Write the JSON, whole or not at all."""
@@ -294,30 +306,44 @@ def print_report(report: Mapping[str, Any], console: Any) -> None:
     """
     from rich.table import Table
 
-    figures: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for row in report["rows"]:
-        figures.setdefault((row["figure"], row["unit"]), []).append(row)
-    for (figure, unit), rows in figures.items():
+    for (figure, unit), rows in panels(report).items():
         contestants = list(dict.fromkeys(name for row in rows for name in row["values"]))
         aims = {row["target"]["ratio"] for row in rows if row["target"]}
-        found = dict.fromkeys(ratio for row in rows for ratio in row["ratios"])
-        ratios = [ratio for ratio in found if ratio.startswith(f"{contestants[0]} / ") or ratio in aims]
+        pairs = dict.fromkeys(ratio for row in rows for ratio in row["ratios"])
+        ratios = [ratio for ratio in pairs if ratio.startswith(f"{contestants[0]} / ") or ratio in aims]
         console.print(f"[bold]{report['line']}: {figure}[/bold], {unit}: median (p10 - p90)")
         table = Table()
         for heading in ("case", *contestants, *ratios, *(["to reach"] if aims else [])):
             table.add_column(heading, overflow="fold")
         for row in rows:
-            cells = [_text(row["values"].get(name)) for name in contestants] + [_text(row["ratios"].get(name)) for name in ratios]
-            table.add_row(row["case"], *cells, *([_goal(row)] if aims else []))
+            cells = [row["values"].get(name) for name in contestants] + [row["ratios"].get(name) for name in ratios]
+            table.add_row(row["case"], *map(spread_text, cells), *([_goal(row)] if aims else []))
         console.print(table)
         for row in rows:
             if row["note"]:
                 console.print(f"  {row['case']}: {row['note']}", markup=False)
+    if report["left out"]:
+        console.print(f"{report['line']}: left out this time: {'; '.join(report['left out'])}", markup=False)
     share = report["noise"]["other processes' share"]
     if share is not None:
         console.print(f"{report['line']}: other processes used {share:.0%} of the cores meanwhile")
         if share > QUIET:
             console.print(f"[bold]Too noisy to tell[/bold]: above {QUIET:.0%}, trust no figure, and ratios only where far from the target.")
+
+
+def panels(report: Mapping[str, Any]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    """The rows of each figure and unit."""
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in report["rows"]:
+        found.setdefault((row["figure"], row["unit"]), []).append(row)
+    return found
+
+
+def found(row: Mapping[str, Any]) -> dict[str, float]:
+    """What a row's target speaks of: median, 10th and 90th percentile."""
+    name = row["target"]["ratio"]
+    nothing = dict.fromkeys(("median", "p10", "p90"), float("nan"))
+    return dict(row["ratios"].get(name) or row["values"].get(name) or nothing)
 
 
 def _goal(row: Mapping[str, Any]) -> str:
@@ -331,7 +357,8 @@ def bound(target: Target) -> str:
     return f"{target['ratio']} {' and '.join(bounds)}"
 
 
-def _text(found: Mapping[str, float] | None) -> str:
+def spread_text(found: Mapping[str, float] | None) -> str:
+    """``1.05 (1.00 - 1.19)``; nothing for None."""
     if found is None:
         return ""
     text = _number(found["median"])

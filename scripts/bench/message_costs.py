@@ -213,16 +213,18 @@ def _fan(way: str, nbytes: int, together: bool) -> Any:
     """Some tensors from task 0 to task 1."""
     count = nbytes // 4
     with _on(0):
-        x = tf.constant(np.ones(count, np.float32))
+        x = tf.exp(tf.constant(np.ones(count, np.float32)))  # which is not folded while planning
         if way == PACKET and together:
             values = [tf.add(x, float(number)) for number in range(MANY)]
         elif way == PACKET:
-            rows = tf.constant(np.ones([-(-2 * 4 * KIB // nbytes), count], np.float32))  # too large to be quick, so each leaves alone
+            rows = tf.exp(
+                tf.constant(np.ones([-(-2 * 4 * KIB // nbytes), count], np.float32))
+            )  # too large to be quick, so each leaves alone
             values = [tf.reduce_sum(rows, 0) for _ in range(MANY)]
         elif way == PRODUCED:
             values = [tf.add(x, float(number)) for number in range(MANY)]
         else:
-            values = [tf.identity(x) for _ in range(MANY)]
+            values = [tf.reshape(x, [count]) for _ in range(MANY)]
     if way == MESSAGE:
         with _on(1):
             own = tf.constant(np.ones(1, np.float32))
@@ -234,7 +236,7 @@ def _fan(way: str, nbytes: int, together: bool) -> Any:
 def _relay(way: str, nbytes: int, hops: int) -> Any:
     """A tensor that goes to and fro, made anew on each side."""
     with _on(0):
-        value = tf.add(tf.constant(np.ones(nbytes // 4, np.float32)), 1.0)
+        value = tf.exp(tf.constant(np.zeros(nbytes // 4, np.float32)))
     for hop in range(hops):
         if way == MESSAGE:  # what is gathered is received in its place, so it travels in a message, whatever its size
             with _on((hop + 1) % 2):

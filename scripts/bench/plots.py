@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from figures import panels
+
 COLORS = {"mpirt": "#1f77b4", "mpi4py": "#ff7f0e", "tensorflow": "#2ca02c", "limit": "#7f7f7f", "numpy": "#9467bd"}
 SPARE = ("#d62728", "#17becf", "#8c564b", "#e377c2", "#bcbd22", "#1a3a5a")  # of contestants with other names, in turn
 COLUMNS = 2
@@ -21,21 +23,18 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         return
-    panels: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for row in report["rows"]:
-        if row["values"]:
-            panels.setdefault((row["figure"], row["unit"]), []).append(row)
-    if not panels:
+    shown = {name: rows for name, rows in panels(report).items() if any(row["values"] for row in rows)}
+    if not shown:
         return
     others = [name for name in _contestants(report["rows"]) if name not in COLORS]
     colors = COLORS | {name: SPARE[number % len(SPARE)] for number, name in enumerate(others)}
-    lines = -(-len(panels) // COLUMNS)
+    lines = -(-len(shown) // COLUMNS)
     figure = Figure(figsize=(7 * COLUMNS, 4.2 * lines), layout="constrained")
     FigureCanvasAgg(figure)
     share = report["noise"]["other processes' share"]
     noise = "" if share is None else f"; other processes used {share:.0%} of the cores"
     figure.suptitle(f"{report['line']}: medians, 10th to 90th percentile{noise}")
-    for number, ((name, unit), rows) in enumerate(panels.items()):
+    for number, ((name, unit), rows) in enumerate(shown.items()):
         axes = figure.add_subplot(lines, COLUMNS, number + 1)
         axes.set_title(name, fontsize=10)
         axes.set_ylabel(unit)

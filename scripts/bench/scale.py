@@ -179,6 +179,7 @@ def main() -> None:
     from mpi4py import MPI
 
     report = Report("scale", MPI.COMM_WORLD.allgather(os.getpid()))
+    report.leave_out("ranks on paper", RANKS if ranks == 2 else (), sizes)
     rest = Rest(MPI.COMM_WORLD)
     bench = Bench(report, MPI.COMM_WORLD.Dup(), args.seconds or (0.1 if args.quick else 0.3))
     costs = check(args, report, bench, checked, cluster)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,40 +15,22 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import tensorflow_servers
 from figures import throughput, timed
 from graphs import two_chains
-from peers import serve
-
-os.environ.update(CUDA_VISIBLE_DEVICES="", TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="0", GRPC_VERBOSITY="ERROR")
-import tensorflow.compat.v1 as tf  # noqa: E402 - reads the environment as it starts
+from peers import Peer, serve
+from tensorflow_servers import tf
 
 NBYTES = 64 * 2**20
-children: list[subprocess.Popen[bytes]] = []
-
-
-def server(job: str, ports: Mapping[str, int]) -> Any:
-    """A server of the cluster of one worker and one parameter server."""
-    spec = tf.train.ClusterSpec({name: [f"127.0.0.1:{port}"] for name, port in ports.items()})
-    return tf.train.Server(spec, job_name=job, task_index=0)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+children: list[Peer] = []
 
 
 @cache
 def target() -> str:
     """The worker's address, with the parameter server running."""
-    ports = {"ps": free_port(), "worker": free_port()}
-    children.append(subprocess.Popen([sys.executable, __file__, json.dumps(ports)], stdin=subprocess.PIPE))
-    worker = server("worker", ports)
-    kept.append(worker)
-    return str(worker.target)
-
-
-kept: list[Any] = []  # servers end with the process only
+    found, others = tensorflow_servers.start({"ps": 1, "worker": 1})
+    children.extend(others.values())
+    return found
 
 
 @cache
@@ -160,15 +140,13 @@ LINES = {"planning": planning, "servers": servers, "edge": edge, "operations": o
 
 
 def main() -> None:
-    tf.disable_v2_behavior()
-    if len(sys.argv) == 1:
-        serve(tf.__version__, [os.getpid()], lambda request: LINES[request["line"]](request))
-        for child in children:
-            child.kill()  # TensorFlow's servers can't be stopped
-        os._exit(0)
-    kept.append(server("ps", json.loads(sys.argv[1])))
-    sys.stdin.read()
-    os._exit(0)
+    if len(sys.argv) > 1:
+        job, index, addresses = sys.argv[1:]
+        tensorflow_servers.join(job, int(index), json.loads(addresses))
+    serve(tf.__version__, [os.getpid()], lambda request: LINES[request["line"]](request))
+    for child in children:
+        child.close()
+    tensorflow_servers.end()
 
 
 if __name__ == "__main__":

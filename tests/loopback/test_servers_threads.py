@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import mpirt as tf
 from mpirt import errors
 from mpirt.distributed.cluster import Cluster
+from mpirt.distributed.turn import SHORT_S
 from mpirt.graph.graph import Graph
 from tests.loopback.serving import served, session_on
 from tests.loopback.simulated_ranks import values
@@ -223,5 +225,49 @@ def test_a_graph_may_grow_while_other_threads_run_steps() -> None:
 
             counts = together([steps, grow, steps])
             assert session.run(v) == sum(counts)
+
+    served(2, run, timeout_s=60)
+
+
+def test_steps_that_their_rank_calls_long_take_no_turns_until_it_calls_one_short() -> None:
+    def run(rank: int, cluster: Cluster) -> None:
+        seconds, turns = [0.0], [0]
+
+        def pause() -> np.float32:
+            time.sleep(seconds[0])
+            return np.float32(0)
+
+        with on(1):
+            step = tf.py_func(pause, [], tf.float32).op
+        turn = cluster.master.turn
+        take = turn.take
+
+        def counted() -> None:
+            turns[0] += 1
+            take()
+
+        turn.take = counted  # type: ignore[method-assign]
+
+        def turns_of(steps: int) -> int:
+            turns[0] = 0
+            for _ in range(steps):
+                session.run(step)
+            return turns[0]
+
+        with session_on("worker:0", cluster) as session:
+            seconds[0] = 2 * SHORT_S
+            assert turns_of(10) == 4
+            assert turns_of(5) == 0
+            signature = list(session._runner._signatures.values())[-1]
+            with on(1):
+                quick = tf.no_op()
+            session.run(quick)
+            assert signature.long_steps > 4
+            found = list(session._runner._signatures.values())[-1]
+            for _ in range(200):  # the machine may make a step of nothing long, but not all
+                session.run(quick)
+                if not found.long_steps:
+                    return
+            pytest.fail("no step of nothing was short")
 
     served(2, run, timeout_s=60)

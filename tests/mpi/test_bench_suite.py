@@ -15,7 +15,8 @@ pytestmark = pytest.mark.one_mpi
 
 
 def run(results: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(RUN), "--quick", "--rounds", "2", "--timeout", "60", "--results", str(results), *arguments]
+    command = [sys.executable, str(RUN), "--quick", "--rounds", "2", "--timeout", "60", "--tensorflow", ""]
+    command += ["--results", str(results), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
 
 
@@ -38,6 +39,8 @@ def test_a_quick_run_leaves_ratios_of_mpirt_and_bare_mpi_side_by_side(tmp_path: 
     assert "edge: round trip" in ran.stdout
     table = (tmp_path / "results.md").read_text().splitlines()
     assert [line.split(" | ")[3] for line in table if line.startswith("| edge | 2 | round trip, us")] == ["8 B", "64 KiB"]
+    assert [line.split(" | ")[0] for line in table[table.index("**edge on 2 ranks: round trip**, us") :][4:6]] == ["| 8 B", "| 64 KiB"]
+    assert "Left out of edge on 2 ranks: sizes 1 KiB, 1 MiB, 16 MiB, 64 MiB, 256 MiB." in table
 
 
 def test_a_line_that_fails_is_named_and_the_others_still_run(tmp_path: Path) -> None:
@@ -48,6 +51,15 @@ def test_a_line_that_fails_is_named_and_the_others_still_run(tmp_path: Path) -> 
     assert "unrecognized arguments: --operations 10" in found["failed"]["edge on 2 ranks"]
     assert [report["line"] for report in found["reports"]] == ["operations"]
     assert ran.stdout.splitlines()[-1] == "failed: edge on 2 ranks"
+
+
+def test_a_line_that_fails_beside_tensorflow_is_told_with_why_and_measured_without_it(tmp_path: Path) -> None:
+    ran = run(tmp_path, "--only", "operations", "--tensorflow", "/no/python", "--", "--operations", "10")
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert list(found["failed"]) == ["operations on 1 ranks, with TensorFlow"]
+    assert "can't start /no/python tensorflow_peer.py: " in found["failed"]["operations on 1 ranks, with TensorFlow"]
+    assert [report["line"] for report in found["reports"]] == ["operations"]
 
 
 def test_a_line_that_nobody_knows_is_refused_with_those_that_there_are(tmp_path: Path) -> None:

@@ -82,9 +82,12 @@ def test_what_is_written_is_what_was_reported_and_where(figures: Any, tmp_path: 
     with report.others:
         pass
     report.row("8 B", "round trip", "us", {"mpirt": figures.Measured([[1e-6]])}, note="why")
+    report.leave_out("sizes", ["8 B", "1 KiB", "1 MiB"], ["8 B"])
+    report.leave_out("kinds", ["a"], ["a"])
     report.write(tmp_path / "edge.json")
     found = json.loads((tmp_path / "edge.json").read_text())
-    assert set(found) == {"line", "machine", "rows", "noise"}
+    assert set(found) == {"line", "machine", "rows", "noise", "left out"}
+    assert found["left out"] == ["sizes 1 KiB, 1 MiB"]
     assert found["line"] == "edge"
     assert found["machine"]["cores"] >= 1
     assert found["rows"] == [

@@ -71,10 +71,15 @@ def on(task: int) -> Any:
     return tf.device(f"/job:w/task:{task}")
 
 
+def made(size: int) -> Any:
+    """The result of one operation, which is not folded while planning."""
+    return tf.exp(tf.zeros([size]))
+
+
 # ------------------------------------------------------------------------------------------------------------ programs
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(steps(), rank_tables())
 def test_programs_made_together_are_those_that_each_rank_would_make(step: Step, table: tuple[list[int], int]) -> None:
     ranks, num_ranks = table
@@ -87,7 +92,7 @@ def collective(kind: str, tasks: int, floats: int) -> Any:
     tensors = []
     for task in range(tasks):
         with on(task):
-            tensors.append(tf.fill([floats], 1.0))
+            tensors.append(made(floats))
     if kind == "two all_reduces":
         found = [*tf.collective.all_reduce(tensors, "sum"), *tf.collective.all_reduce(tensors, "max")]
     elif kind == "broadcast":
@@ -138,7 +143,7 @@ def longest_path(found: Sequence[Track], table: Costs) -> float:
     return max(now)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(steps(), rank_tables(), st.integers(1, 3), st.sampled_from([0.0, 5.0, 1e9]), st.sampled_from([30.0, float("inf")]), st.booleans())
 def test_no_step_is_shorter_than_its_longest_path_or_its_busiest_rank_or_core(
     step: Step, table: tuple[list[int], int], cores: int, spin_s: float, slice_s: float, ports: bool
@@ -167,17 +172,17 @@ def test_no_step_is_shorter_than_its_longest_path_or_its_busiest_rank_or_core(
 def echo() -> Any:
     """Eight bytes from task 0 to task 1 and back."""
     with on(0):
-        out = tf.fill([2], 1.0)
+        out = made(2)
     with on(1):
-        there = tf.identity(out)
+        there = tf.exp(out)
     with on(0):
-        return tf.identity(there).op
+        return tf.exp(there).op
 
 
 def test_ping_pong_takes_its_kernels_and_twice_what_a_message_takes() -> None:
     found = replay(tracks(linked(echo, 2)), costs(), steps=1)
     message = FLIGHT + 8 * BYTE + TAKE
-    # begin, post, fill, there, identity, back, identity, and the word to rank 1 that the step has ended, which takes that
+    # begin, post, exp, there, exp, back, exp, and the word to rank 1 that the step has ended, which takes that
     assert found.step_s == pytest.approx(BEGIN + POST + RUN + message + RUN + message + RUN + FLIGHT + BYTE + TAKE)
     assert (found.messages, found.nbytes) == (3, 8 + 8 + 1)
     own = [POST + RUN + SEND + TAKE + RUN + SEND, 2 * POST + TAKE + RUN + SEND + TAKE]
@@ -187,9 +192,9 @@ def test_ping_pong_takes_its_kernels_and_twice_what_a_message_takes() -> None:
 def test_in_a_row_of_steps_ranks_wait_for_each_other_once_a_step() -> None:
     def build() -> Any:
         with on(1):
-            out = tf.fill([2], 1.0)
+            out = made(2)
         with on(0):
-            return tf.identity(out).op
+            return tf.exp(out).op
 
     programs = linked(build, 2)
     for count in (1, 2, 5):  # rank 1 begins when rank 0 has told it of the end; rank 0 has begun by then
@@ -279,7 +284,7 @@ def test_a_port_carries_one_message_at_a_time() -> None:
         ends = []
         for task in range(1, 5):
             with on(task):
-                ends.append(tf.fill([1000], 1.0))
+                ends.append(made(1000))
         with on(0):
             return tf.add_n(ends).op
 
@@ -293,7 +298,7 @@ def test_a_port_carries_one_message_at_a_time() -> None:
 def test_tensors_of_a_packet_are_one_message() -> None:
     def build() -> Any:
         with on(0):
-            out = [tf.fill([2], float(number)) for number in range(3)]
+            out = [made(2) for number in range(3)]
         with on(1):
             return tf.add_n(out).op
 
@@ -308,10 +313,10 @@ def test_tensors_of_a_packet_are_one_message() -> None:
 def test_large_tensors_travel_through_windows_where_ranks_share_memory() -> None:
     def build() -> Any:
         with on(0):
-            x = tf.fill([1 << 15], 1.0)
-            out = tf.add(x, 1.0), tf.identity(x), tf.fill([1 << 12], 1.0), tf.fill([1 << 5], 1.0)
+            x = made(1 << 15)
+            out = tf.exp(x), tf.reshape(x, [1 << 15]), made(1 << 12), made(1 << 5)
         with on(1):
-            return tf.group([tf.identity(tensor).op for tensor in out])
+            return tf.group([tf.exp(tensor).op for tensor in out])
 
     programs = linked(build, 2)
     for one_memory, large in ((True, {PRODUCED, WINDOW}), (False, {MESSAGE})):
@@ -368,9 +373,9 @@ def test_a_message_that_nobody_sends_is_told_and_not_waited_for() -> None:
 def test_a_message_of_unknown_size_is_refused_with_its_name() -> None:
     def build() -> Any:
         with on(0):
-            out = tf.boolean_mask(tf.fill([4], 1.0), tf.greater(tf.fill([4], 1.0), 0.5))
+            out = tf.boolean_mask(made(4), tf.greater(made(4), 0.5))
         with on(1):
-            return tf.identity(out).op
+            return tf.exp(out).op
 
     with pytest.raises(ValueError, match="the size of .* isn't known while compiling"):
         tracks(linked(build, 2))
@@ -412,7 +417,7 @@ def test_a_rehearsal_answers_messages_with_arrays_that_kernels_take() -> None:
 
     def build() -> Any:
         with on(0):
-            out = tf.fill([3], 7.0)
+            out = made(3)
         with on(1):
             return tf.py_func(look, [out], tf.float32).op
 

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 import mpirt as tf
 from mpirt.cluster.task import Task
 from mpirt.compiler.partition import Plan
+from mpirt.compiler.placer import PlacementRules
+from mpirt.compiler.planning import make_plan
 from mpirt.compiler.program import link
 from mpirt.compiler.verify import verify
 from mpirt.graph.graph import Graph, Operation, Tensor
-from tests.unit.planning import Step, steps
+from tests.unit.planning import Step, inventory, steps
 
 PS0, PS1, WORKER = "/job:ps/task:0", "/job:ps/task:1", "/job:worker/task:0"
 
@@ -183,7 +185,7 @@ def test_an_update_on_other_tasks_is_brought_its_gradient_only(graph: Graph) -> 
     with tf.device(WORKER):
         train = tf.train.MomentumOptimizer(0.1, 0.9).minimize(tf.multiply(a, b), global_step=step)
         rate = graph.get_tensor_by_name("Momentum/learning_rate:0")
-    plan = plan_of(train)
+    plan = make_plan(graph, [train], (), inventory(ps=2, worker=1), PlacementRules(Task("worker", 0)), {})
     verify(plan)
     sent = [(str(e.src), str(e.dst), e.name) for e in plan.edges]
     prefix = "gradients/Mul_grad/tuple/control_dependency"

@@ -169,7 +169,7 @@ def test_a_gpu_tensor_is_copied_to_another_gpu_once_through_host_memory() -> Non
 
 def test_a_variable_read_elsewhere_crosses_once_for_each_value_that_is_needed() -> None:
     def read() -> Tensor:
-        return tf.identity(v._as_graph_element())
+        return tf.negative(v._as_graph_element())
 
     with tf.device("/job:ps/task:0/cpu:0"):
         v = tf.Variable(1.0, name="v")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
+
 from mpirt.distributed import turn as module
 from mpirt.distributed.turn import Turn
 
@@ -70,3 +72,23 @@ def test_the_turn_is_handed_to_the_one_that_has_waited_longest_after_so_many_ste
     for thread in threads:
         thread.join(10)
     assert order == [0, 1, 2, 3]
+
+
+def test_the_turn_is_handed_over_at_once_by_a_thread_that_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK_S", 100.0)  # nobody finds it lying
+    turn, handed = Turn(), threading.Event()
+    turn.take()
+
+    def wait() -> None:
+        turn.take()
+        handed.set()
+        turn.give(False)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while not turn._waiting:
+        time.sleep(1e-4)
+    turn.give(False)
+    assert handed.wait(10)
+    thread.join(10)
+    turn.take()  # with nobody waiting it was left lying
