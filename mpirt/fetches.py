@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from mpirt.graph.graph import Graph, Operation, Tensor
@@ -24,6 +25,8 @@ class FetchMapper:
     ----------
     leaves : tuple of Tensor or Operation
         Each element once.
+    rebuild : function
+        Of a sequence of the values of ``leaves``: the structure of the fetches with these in their places.
 
     Raises
     ------
@@ -34,16 +37,11 @@ class FetchMapper:
     def __init__(self, graph: Graph, fetches: Any) -> None:
         self._graph = graph
         self._positions: dict[Tensor | Operation, int] = {}
-        self._build = self._flatten(fetches)
+        self.rebuild = self._flatten(fetches)
         self.leaves: tuple[Tensor | Operation, ...] = tuple(self._positions)
 
-    def rebuild(self, values: Sequence[Any]) -> Any:
-        """The structure of the fetches, with the values of ``leaves`` in their places."""
-        return self._build(values)
-
     def _leaf(self, element: Tensor | Operation) -> Callable[[Sequence[Any]], Any]:
-        position = self._positions.setdefault(element, len(self._positions))
-        return lambda values: values[position]
+        return itemgetter(self._positions.setdefault(element, len(self._positions)))
 
     def _flatten(self, fetch: Any) -> Callable[[Sequence[Any]], Any]:
         if isinstance(fetch, list):

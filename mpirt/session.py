@@ -31,7 +31,7 @@ from mpirt.compiler.placer import Inventory, PlacementRules, default_master
 from mpirt.distributed.cluster import Cluster, cluster
 from mpirt.distributed.collective_session import CollectiveSession
 from mpirt.distributed.master_session import MasterSession
-from mpirt.distributed.runner import Deadline, Runner, closed_error
+from mpirt.distributed.runner import Deadline, Leaves, Runner, closed_error
 from mpirt.distributed.server import TARGET_SCHEME
 from mpirt.fetches import FetchMapper
 from mpirt.graph.default_session import default_session_stack
@@ -70,6 +70,7 @@ class BaseSession:
         self._fetch_on = fetch_on
         default = task_default or ("master" if target else "zero")
         rules = PlacementRules(_master_task(target, master, self._cluster), bool(self._config.allow_soft_placement), default)
+        self._timeout_ms: int = self._config.operation_timeout_in_ms
         self._mappers: dict[Any, FetchMapper] = {}
         self._runner = self._make_runner(rules)
         self._closed = False
@@ -147,14 +148,15 @@ class BaseSession:
             if self._graph.version == 0:
                 raise RuntimeError("The Session graph is empty. Add operations to the graph before calling run().")
             mapper = self._mapper(fetches)
-        return self._run(mapper, feed_tensors(self._graph, feed_dict) if feed_dict else {}, options)
-
-    def _run(self, mapper: FetchMapper, feeds: dict[Tensor, Any], options: Any) -> Any:
+        feeds = feed_tensors(self._graph, feed_dict) if feed_dict else {}
         if not mapper.leaves:
             return mapper.rebuild(())
-        timeout_ms = (options.timeout_in_ms if options is not None else 0) or self._config.operation_timeout_in_ms
-        deadline = Deadline.after(timeout_ms / 1000) if timeout_ms > 0 else None
+        deadline = None if options is None and not self._timeout_ms else self._deadline(options)
         return mapper.rebuild(self._runner.run(mapper.leaves, feeds, deadline))
+
+    def _deadline(self, options: Any) -> Deadline | None:
+        timeout_ms = (options.timeout_in_ms if options is not None else 0) or self._timeout_ms
+        return Deadline.after(timeout_ms / 1000) if timeout_ms > 0 else None
 
     def make_callable(self, fetches: Any, feed_list: Sequence[Any] | None = None, accept_options: bool = False) -> Callable[..., Any]:
         """A function that runs ``fetches`` with the values of ``feed_list`` as its positional arguments.
@@ -165,15 +167,21 @@ class BaseSession:
             raise closed_error()
         keys: list[Any] = [self._graph.as_graph_element(k, allow_operation=False) for k in feed_list or ()]
         mapper = self._mapper(fetches)
+        leaves, rebuild, num_values, timeout_ms = mapper.leaves, mapper.rebuild, len(keys), self._timeout_ms
+        run = self._runner.run if leaves else self._run_nothing
 
         def call(*values: Any, options: Any = None, run_metadata: Any = None) -> Any:
-            if self._closed:
-                raise closed_error()
-            if len(values) != len(keys):
-                raise TypeError(f"this callable takes {len(keys)} value(s), not {len(values)}.")
-            return self._run(mapper, dict(zip(keys, values, strict=True)), options)
+            if len(values) != num_values:
+                raise TypeError(f"this callable takes {num_values} value(s), not {len(values)}.")
+            feeds = dict(zip(keys, values, strict=True)) if values else {}
+            return rebuild(run(leaves, feeds, None if options is None and not timeout_ms else self._deadline(options)))
 
         return call
+
+    def _run_nothing(self, leaves: Leaves, feeds: dict[Tensor, Any], deadline: Deadline | None) -> list[Any]:
+        if self._closed:
+            raise closed_error()
+        return []
 
     def _mapper(self, fetches: Any) -> FetchMapper:
         if type(fetches) is not Tensor and type(fetches) is not Operation:

@@ -214,8 +214,15 @@ def a_message_longer_than_its_receive_is_an_error_that_names_both_ranks(transpor
 
 
 def prepared_messages_are_started_again_and_again_and_meet_others_in_order(transport: Transport) -> None:
+    """Two, and as many as are started by one call of MPI."""
+    for count in (2, 9):
+        _prepared_messages(transport, count)
+
+
+def _prepared_messages(transport: Transport, count: int) -> None:
     right, left = (transport.rank + 1) % transport.size, (transport.rank - 1) % transport.size
-    outgoing, incoming = [np.zeros(4), np.zeros(1)], [np.full(4, -1.0), np.full(1, -1.0)]
+    sizes = [4] + (count - 1) * [1]
+    outgoing, incoming = [np.zeros(n) for n in sizes], [np.full(n, -1.0) for n in sizes]
     sends = [transport.prepare_send(buffer, right, tag=9 + i) for i, buffer in enumerate(outgoing)]
     receives = [transport.prepare_receive(buffer, left, tag=9 + i) for i, buffer in enumerate(incoming)]
     assert all(request.test() for request in (*sends, *receives)), "before its first start it is complete"
@@ -226,20 +233,22 @@ def prepared_messages_are_started_again_and_again_and_meet_others_in_order(trans
             buffer[:] = 10 * step + i
         if step == 3:  # an empty message of another kind comes in its place
             other = transport.isend(np.empty(0), right, tag=9)
-            sends[1].start()
-            complete(other, sends[1], *receives)
-            assert receives[0].nbytes() == 0 and receives[1].nbytes() == 8
+            for send in sends[1:]:
+                send.start()
+            complete(other, *sends[1:], *receives)
+            assert [r.nbytes() for r in receives] == [0] + (count - 1) * [8]
             continue
         for send in sends:
             send.start()
         complete(*sends, *receives)
         assert transport.test_all(sends)
-        assert [buffer.tolist() for buffer in incoming] == [[10.0 * step] * 4, [10.0 * step + 1]]
-        assert [r.nbytes() for r in receives] == [32, 8] == [s.nbytes() for s in sends]
+        assert [buffer.tolist() for buffer in incoming] == [[10.0 * step + i] * n for i, n in enumerate(sizes)]
+        assert [r.nbytes() for r in receives] == [8 * n for n in sizes] == [s.nbytes() for s in sends]
         assert all(request.test() for request in (*sends, *receives)), "once complete, always complete"
     after = transport.counters
-    assert after.messages_sent - before.messages_sent == after.messages_received - before.messages_received == 12
-    assert after.bytes_sent - before.bytes_sent == after.bytes_received - before.bytes_received == 5 * 32 + 6 * 8
+    assert after.messages_sent - before.messages_sent == after.messages_received - before.messages_received == 6 * count
+    nbytes = 5 * 32 + 6 * 8 * (count - 1)
+    assert after.bytes_sent - before.bytes_sent == after.bytes_received - before.bytes_received == nbytes
     transport.release([*sends, *receives])
     for _ in range(3):
         transport.poll_control()

@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 
 from mpirt.compiler.exchange import Fold, Make, View
-from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, is_state
+from mpirt.compiler.packets import is_small
+from mpirt.compiler.program import HOST, NO_SLOT, Meet, Move, Program, Read, Recv, Run, Send, is_state
 from mpirt.graph.graph import Operation, Tensor
 
 BLOCK_NBYTES = 1 << 18  # of each array of a chain: two or three of them fit into a core's second cache
@@ -100,6 +101,9 @@ class Buffers:
     nbytes : of each buffer
     segments : in the order of the program
     kept : the homes of results that are read outside their segment
+    held : slots whose values somebody may keep beyond their last use in the step
+    into : by position, the slots whose kernels are told where to write: to the slot's home, or, if it has none, into the packet
+        that it is sent in
     peak_nbytes : the most that the values of a step take at one time, all buffers included; without what kernels need while
         they run, and without variables, constants and feeds
     unknown : tensors whose size is only known at run time, so that they are missing there
@@ -108,6 +112,8 @@ class Buffers:
     nbytes: list[int] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     kept: dict[int, Home] = field(default_factory=dict)
+    held: set[int] = field(default_factory=set)
+    into: dict[int, int] = field(default_factory=dict)
     peak_nbytes: int = 0
     unknown: list[str] = field(default_factory=list)
 
@@ -116,6 +122,8 @@ class Buffers:
         again = f"{sum(self.nbytes)} B of it in {len(self.nbytes)} buffers that every step uses again"
         lines = [f"memory: {self.peak_nbytes} B at most, {again}"]
         lines += [f"  and {name}, whose size is known at run time only" for name in self.unknown]
+        place = partial(_place, self.kept)
+        lines += [f"instruction {p} writes to {place(s)}{'' if s in self.kept else ' in its packet'}" for p, s in self.into.items()]
         for number, segment in enumerate(self.segments):
             homes = {**self.kept, **segment.homes}
             place = partial(_place, homes)
@@ -212,6 +220,15 @@ class _Draft:
     reads: dict[int, tuple[int, Read]] = field(default_factory=dict)  # by target, with their positions
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """An instruction whose kernel is told where to write its result."""
+
+    first: int
+    slot: int
+    form: Form
+
+
 class _Assigner:
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -220,6 +237,7 @@ class _Assigner:
         self.constants = {slot for slot, op, _ in program.constants if op.attrs["value"].flags.c_contiguous}
         self.roots: dict[int, int] = {}  # of slots with views: the slot that they are views of
         self.held: set[int] = set()  # slots that somebody may keep
+        self.packed: set[int] = set()  # slots that are sent in packets
         self.staying: set[int] = set()  # slots that live on when the step has ended
         self.ends: dict[int, int] = {}  # position of the last use of a slot and all views of it; those that stay have none
         self.free: dict[int, list[int]] = {}  # buffers by size
@@ -231,8 +249,15 @@ class _Assigner:
     def assign(self) -> Buffers:
         drafts = list(self._gather())
         self._find_holders()
-        for draft in drafts:
-            self._segment(draft)
+        self.buffers.held = self.held
+        items: list[_Draft | _Told] = [*drafts, *self._tellable()]
+        for item in sorted(items, key=lambda i: i.first):
+            while self.busy and self.busy[0][0] < item.first:
+                self._release(heapq.heappop(self.busy)[1])
+            if isinstance(item, _Draft):
+                self._segment(item)
+            else:
+                self._tell(item)
         self._predict()
         return self.buffers
 
@@ -271,7 +296,6 @@ class _Assigner:
     def _find_holders(self) -> None:
         """What may be held beyond its last use, and when that is."""
         roots, held = self.roots, self.held
-        packed = {transfer.index for packet in self.program.packets for transfer in packet}  # what is sent in one is copied at once
         for i in self.program.instructions:
             if isinstance(i, Run):
                 memory = i.op.definition.kernels[i.device.type].memory
@@ -286,16 +310,37 @@ class _Assigner:
             elif isinstance(i, Fold):
                 if i.into is None:  # of a single input it may be that one
                     held.update(i.inputs)
-            elif isinstance(i, Move) or isinstance(i, Send) and i.transfer.index not in packed:
+            elif isinstance(i, Send) and is_small(i.transfer):  # it is copied into a packet, if it isn't made there
+                if i.part is None and i.transfer.nbytes:
+                    self.packed.add(i.source)
+            elif isinstance(i, Move | Send):
                 held.add(i.source)
             else:
-                assert isinstance(i, Read | Recv | Make | Send), f"who holds what {i} reads?"
+                assert isinstance(i, Read | Recv | Make | Meet), f"who holds what {i} reads?"
         self.staying = {roots.get(slot, slot) for slot in self.program.fetches}
         held.update(self.staying)
         held.update([root for view, root in roots.items() if view in held])
         for position, slots in enumerate(self.program.frees):
             for slot in slots:
                 self.ends[roots.get(slot, slot)] = position
+
+    # ---- kernels that are told where to write
+
+    def _tellable(self) -> Iterator[_Told]:
+        """The kernels whose results can be had in an array of ours."""
+        for position, i in enumerate(self.program.instructions):
+            if isinstance(i, Run) and i.device.type == "CPU" and i.op.definition.kernels["CPU"].takes_out:
+                (slot,), (tensor,) = i.outputs, i.op.outputs
+                form = _form_of(tensor)
+                if form is not None and slot != NO_SLOT and slot not in self.held:
+                    yield _Told(position, slot, form)
+
+    def _tell(self, told: _Told) -> None:
+        self.buffers.into[told.first] = told.slot
+        if told.slot not in self.packed:
+            self.homes = self.buffers.kept
+            self._take(told.slot, told.form)
+            heapq.heappush(self.busy, (self.ends[told.slot], self.homes[told.slot][0]))
 
     # ---- one segment
 
@@ -307,8 +352,6 @@ class _Assigner:
         parts = tuple(self._parts(calls))
         if not self._pays(parts, len(inputs), len(outputs)):
             return
-        while self.busy and self.busy[0][0] < draft.first:
-            self._release(heapq.heappop(self.busy)[1])
         homes = self.homes = {}
         for i in inputs:
             if i.form.nbytes <= SMALL_NBYTES or i.form.size == 1:
@@ -471,7 +514,7 @@ class _Assigner:
             for born, slot, tensor, nbytes in _made(i, position):
                 if nbytes is None:
                     buffers.unknown.append(tensor)
-                else:
+                elif position not in buffers.into:  # else its memory stays
                     self._count(change, born, slot, nbytes)
         buffers.peak_nbytes = sum(buffers.nbytes) + max(itertools.accumulate(change))
 

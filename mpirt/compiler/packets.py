@@ -3,8 +3,8 @@
 A message costs as much as some small operations, however short it is. So tensors that a rank makes for another one shortly after
 each other wait for the last of them and leave as one. Guarantees:
 
-- no deadlock: while a rank holds a tensor back it receives nothing and runs nothing that may block, so the packet leaves whatever
-  the other ranks do;
+- no deadlock: while a rank holds a tensor back it receives nothing that is not there already, with what it has received, and
+  runs nothing that may block, so the packet leaves whatever the other ranks do;
 - the delay is bounded: at most `MOST_OPERATIONS` operations run meanwhile, each on small tensors of static shape (a message
   is taken to cost about as much as these, see ``schedule``);
 - decided from the plan alone, so both ends find the same packets.
@@ -86,13 +86,14 @@ class _Packer:
         self.rank_of = rank_of
         self.transfers = transfers
         self.open: dict[int, dict[int, _Open]] = {}  # by source and destination
+        self.joined: dict[int, _Open] = {}  # the packet of each small transfer
         self.packets: list[Packet] = []
 
     def pack(self, by_edge: Mapping[int, int], starts: Mapping[Operation, Iterable[int]]) -> list[Packet]:
-        received: set[int] = set()
+        received: set[object] = set()  # transfers that travel alone, and packets, also what joins them later
         for node in self.plan.nodes:
             rank = self.rank_of(node.device.task)
-            coming = {by_edge[edge] for edge in node.waits if edge in by_edge} - received
+            coming = {self.joined.get(by_edge[edge], by_edge[edge]) for edge in node.waits if edge in by_edge} - received
             collective = None if node.fed is not None else self.plan.collectives.get(node.op)
             if collective is not None:  # all that take part wait for one another
                 for task in collective.tasks:
@@ -118,10 +119,11 @@ class _Packer:
         packet = packets.get(transfer.dst_rank)
         if packet is not None and packet.takes(transfer):
             packet.add(transfer)
-            return
-        if packet is not None:
-            self._close(transfer.src_rank, transfer.dst_rank)
-        packets[transfer.dst_rank] = _Open(transfer)
+        else:
+            if packet is not None:
+                self._close(transfer.src_rank, transfer.dst_rank)
+            packet = packets[transfer.dst_rank] = _Open(transfer)
+        self.joined[transfer.index] = packet
 
     def _close(self, rank: int, destination: int | None = None) -> None:
         packets = self.open.get(rank, {})

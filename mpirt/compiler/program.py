@@ -2,7 +2,7 @@
 
 Guarantees: the programs of all ranks are projections of the plan's one order; both ends of a transfer number it alike;
 one transfer for each (tensor, destination rank), or for each value of a variable's own tensor that a rank needs, small ones in
-packets where they are ready together (``packets``); a value is
+packets where they are ready together (``packets``), whose sends are neighbours in the list, as are their receives; a value is
 dropped after its last use. Tasks of one rank share values. Every reader of a variable sees the value at its own place in
 the plan's order, a fetch the value when the operation that gives the variable out has run, wherever the tasks live: so
 folding tasks onto fewer ranks changes no result (but for the order in which collectives add), and all ranks get the same.
@@ -48,6 +48,7 @@ class Transfer:
     src: Task
     reason: str  # who needs it: a task, or FETCH
     in_place: bool = False  # it is received into a part of another array
+    on_board: bool = False  # of a collective that its ranks compute on a board: no message is sent, its bytes are read where they lie
     op: Operation | None = field(default=None, compare=False, repr=False)  # that made the tensor, where the graph is at hand
 
     @property
@@ -107,9 +108,27 @@ class Recv:
     part: Part | None = None  # the elements of the array in ``target`` (of a `Make`) that it fills, if it isn't an array of its own
 
 
-Instruction = Run | Read | Move | Send | Recv | Make | Fold | View
+@dataclass(frozen=True, slots=True)
+class Meet:
+    """Reduce what all ranks of a collective have, on a board (`transport.board`); all of them do it."""
 
-WINDOW_NBYTES = 1 << 16  # smaller tensors are there as soon in a message
+    name: str  # of the collective
+    how: str  # sum, max, min
+    number: int  # what the result is divided by
+    rank: int
+    ranks: tuple[int, ...]  # in their order; the first makes the board
+    dtype: DType
+    shape: tuple[int, ...]
+    whole: bool  # each rank reads all that the others have; else each reduces a part, for all
+    source: int
+    target: int
+    transfers: tuple[Transfer, ...]  # in place of which it is: those from and to this rank
+    op: Operation | None = field(default=None, compare=False, repr=False)  # where the graph is at hand
+
+
+Instruction = Run | Read | Move | Send | Recv | Make | Fold | View | Meet
+
+WINDOW_NBYTES = 1 << 14  # smaller tensors are there about as soon in a message, and need no memory of their own
 WORD_NBYTES = 16  # the message that tells of a tensor in a window: its number, and where the window is
 
 
@@ -196,6 +215,10 @@ def _line(i: Instruction, memory: Sequence[int] | None) -> str:
         return f"make  s{i.target} = {i.dtype.name}{list(i.shape)}"
     if isinstance(i, View):
         return f"view  s{i.target} = s{i.source}{_part(i.part)} as {list(i.shape)}"
+    if isinstance(i, Meet):
+        ranks, number = ", ".join(map(str, i.ranks)), f", {i.number}" if i.number != 1 else ""
+        who = f"ranks {ranks}, each {'all of it' if i.whole else 'a part'}"
+        return f"meet  s{i.target} = {i.how}(s{i.source}{number}) {i.dtype.name}{list(i.shape)} on a board of {who}, for {i.name}"
     if isinstance(i, Fold):
         inputs = ", ".join(f"s{slot}{_part(part)}" for slot, part in zip(i.inputs, i.parts, strict=True))
         number = f", {i.number}" if i.number != 1 or i.how == JOIN else ""
@@ -216,7 +239,14 @@ def _slots(slots: Sequence[int]) -> str:
     return ", ".join("-" if s == NO_SLOT else f"s{s}" for s in slots)
 
 
-def link(plan: Plan, rank_of: Callable[[Task], int], rank: int, num_ranks: int, deliver: str | int = "all") -> Program:
+def link(
+    plan: Plan,
+    rank_of: Callable[[Task], int],
+    rank: int,
+    num_ranks: int,
+    deliver: str | int = "all",
+    memory: Sequence[int] | None = None,
+) -> Program:
     """The program of ``rank``.
 
     Parameters
@@ -227,21 +257,27 @@ def link(plan: Plan, rank_of: Callable[[Task], int], rank: int, num_ranks: int, 
     deliver : "all" - every fetched value reaches every rank; "owner" - only its end does. Either way a failure anywhere
         reaches every rank, because every operation of a plan is an ancestor of a fetch. A rank: the values reach that rank
         only, and nothing tells of the end of a step: its master knows.
+    memory : ``Transport.memory``: where ranks share it, they reduce on boards. None: by messages everywhere
     """
-    return _Linker(plan, rank_of, rank, num_ranks, deliver).link()
+    return _Linker(plan, rank_of, rank, num_ranks, deliver, memory).link()
 
 
 class _Linker:
-    def __init__(self, plan: Plan, rank_of: Callable[[Task], int], rank: int, num_ranks: int, deliver: str | int) -> None:
+    def __init__(
+        self, plan: Plan, rank_of: Callable[[Task], int], rank: int, num_ranks: int, deliver: str | int, memory: Sequence[int] | None
+    ) -> None:
         self.plan = plan
+        self.memory = memory
         self.rank_of = rank_of
         self.rank = rank
         self.program = Program(rank)
         self.slots: dict[Tensor, dict[str, int]] = {}  # by memory space; a variable or resource itself is in HOST
         self.fed = frozenset(plan.feeds)
         self.running = {node.op for node in plan.nodes if node.fed is None}
-        self.received: dict[int, int] = {}  # slots of the transfers that have come in
+        self.landed: dict[int, int] = {}  # slots of the transfers that have come in
+        self.received: set[int] = set()  # those of them that something has waited for
         self.sent: set[int] = set()
+        self.held_back: dict[int, int] = {}  # slots of the transfers that wait for the last one of their packet
         self.sources: list[Tensor | Operation] = []  # of each transfer
         self.deliver = deliver
         self.by_edge: dict[int, int] = {}  # transfer of each edge that leaves its rank
@@ -266,6 +302,7 @@ class _Linker:
                 if edge.source not in self.fed:
                     starts.setdefault(edge.after, {})[index] = None
         self.program.packets = find_packets(self.plan, self.rank_of, self.program.transfers, self.by_edge, starts)
+        self.packed = {t.index: packet for packet in self.program.packets for t in packet}
         for position, fetch in enumerate(self.plan.fetches):
             task = self.plan.device_of(fetch).task
             src = self.rank_of(task)
@@ -287,7 +324,7 @@ class _Linker:
         if not self.plan.collectives:
             return
         order = [None if node.fed is not None else self.plan.collectives.get(node.op) for node in self.plan.nodes]
-        for exchange in exchanges(order, self.rank_of):
+        for exchange in exchanges(order, self.rank_of, self.memory):
             home = self.rank_of(self.plan.placement[exchange.op].task)
             if exchange.ranks == (home,):
                 continue  # an operation like any other
@@ -351,7 +388,7 @@ class _Linker:
         if exchange is None:
             return
         if self.rank in exchange.ranks:
-            exchange.emit(self.rank, _Emitter(self, exchange.op))
+            exchange.emit(self.rank, _Emitter(self, exchange))
         for collective in exchange.collectives:
             if self.rank_of(self.plan.placement[collective.op].task) == self.rank:
                 self._send(collective.op)
@@ -364,14 +401,18 @@ class _Linker:
         self.program.instructions.append(instruction)
 
     def _receive(self, index: int) -> None:
-        if index not in self.received:
-            transfer, source = self.program.transfers[index], self.sources[index]
-            slot = NO_SLOT
-            if isinstance(source, Tensor):
-                slot = self._new_slot()
-                self.slots[source] = {HOST: slot}  # of a variable's tensor, the newest value
-            self.received[index] = slot
-            self._emit(Recv(transfer, slot))
+        """Wait for a transfer, and take in what comes with it."""
+        if index in self.received:
+            return
+        self.received.add(index)
+        if index not in self.landed:
+            transfer = self.program.transfers[index]
+            for each in (transfer, *[t for t in self.packed.get(index, ()) if t is not transfer]):
+                self.landed[each.index] = self._new_slot() if isinstance(self.sources[each.index], Tensor) else NO_SLOT
+                self._emit(Recv(each, self.landed[each.index]))
+        source = self.sources[index]
+        if isinstance(source, Tensor):
+            self.slots[source] = {HOST: self.landed[index]}  # of a variable's tensor, the newest value
 
     def _run(self, op: Operation, device: DeviceName, space: str) -> None:
         kernel = op.definition.kernels[device.type]
@@ -472,8 +513,12 @@ class _Linker:
             source = self.sources[index]
             if index not in self.sent and (sources is None or source in sources):
                 self.sent.add(index)
-                slot = self._value_slot(source, after) if isinstance(source, Tensor) else NO_SLOT
-                self._emit(Send(self.program.transfers[index], slot))
+                transfer = self.program.transfers[index]
+                packet = self.packed.get(index, (transfer,))
+                self.held_back[index] = self._value_slot(source, after) if isinstance(source, Tensor) else NO_SLOT
+                if transfer is packet[-1]:
+                    for each in packet:
+                        self._emit(Send(each, self.held_back.pop(each.index)))
 
     def _value_slot(self, tensor: Tensor, after: Operation) -> int:
         """Slot in host memory with the value that the tensor, made on this rank or fed, has behind ``after``."""
@@ -487,16 +532,17 @@ class _Linker:
     def _fetch(self, position: int, fetch: Tensor | Operation) -> int:
         if position in self.of_fetch:
             self._receive(self.of_fetch[position])
-            return self.received[self.of_fetch[position]]
+            return self.landed[self.of_fetch[position]]
         return NO_SLOT if isinstance(fetch, Operation) else self._value_slot(fetch, fetch.op)
 
 
 class _Emitter:
     """The program under construction as an exchange sees it: see `compiler.exchange.Emitter`."""
 
-    def __init__(self, linker: _Linker, of: Operation) -> None:
+    def __init__(self, linker: _Linker, exchange: Exchange) -> None:
         self._linker = linker
-        self._of = of
+        self._of = exchange.op
+        self._exchange = exchange
         self.new_slot = linker._new_slot
         self.emit: Callable[[Make | Fold | View], None] = linker._emit
 
@@ -511,6 +557,14 @@ class _Emitter:
         self._linker._emit(Recv(self._transfer(message), slot, part))
         return slot
 
+    def meet(self, how: str, number: int, source: int) -> int:
+        linker, ex = self._linker, self._exchange
+        rank, target = linker.rank, linker._new_slot()
+        own = tuple([t for t in map(self._transfer, (m.key for m in ex.messages())) if rank in (t.src_rank, t.dst_rank)])
+        whole = ex.way == "all pairs"
+        linker._emit(Meet(ex.name, how, number, rank, ex.ranks, ex.dtype, ex.shape or (), whole, source, target, own, ex.op))
+        return target
+
     def give(self, tensor: Tensor, slot: int) -> None:
         self._linker._keep(tensor, HOST, slot)
 
@@ -522,7 +576,8 @@ def _of_exchange(index: int, message: Message, exchange: Exchange) -> Transfer:
     tensor, task = message.tensor, exchange.task_at(message.src)
     reason = f"{exchange.name}, {exchange.way}: {message.role} {message.number}"
     ends = message.src, message.dst
-    return Transfer(index, tensor.name, exchange.dtype, message.shape, *ends, task, reason, message.in_place, exchange.op)
+    on_board = exchange.meets
+    return Transfer(index, tensor.name, exchange.dtype, message.shape, *ends, task, reason, message.in_place, on_board, exchange.op)
 
 
 def _transfer(index: int, source: Tensor | Operation, src: int, dst: int, task: Task, why: str) -> Transfer:

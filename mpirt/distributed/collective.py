@@ -9,6 +9,9 @@ rank 0 asks all ranks how the call ended for them.
 Where ranks don't make the same calls, somebody waits in vain. Whoever waits long tells rank 0 what it is doing
 (``Status``); rank 0 compares that with the others' calls, also those that they have left behind, and breaks the job with
 one error that names both sides.
+
+To make a call costs a note of what was called from where. What is told of calls - their lines, the checksum of all of them -
+is made from the notes when it is asked for.
 Does not own: compiling and running (``collective_session``), messages and waits (``control``).
 """
 
@@ -16,25 +19,49 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from mpirt import errors
 from mpirt.distributed.control import ControlPlane, Kind, to_error, to_record
 from mpirt.distributed.control_pb2 import ErrorRecord, Feed, Goodbye, OperationList, OperationSummary, Proposal, Settlement, Status, Verdict
+from mpirt.distributed.runner import closed_error
 from mpirt.graph.fingerprint import digest, fingerprint, summary
 from mpirt.graph.graph import Graph, Operation
+from mpirt.graph.user_code import Caller, line_of
 from mpirt.runtime.rendezvous import Abandoned, Wait
 
 _SAME_CALLS = (
     "a collective Session needs every rank to call run() with the same fetches in the same order; keep run() out of"
     " `if rank == 0:` and out of loops whose length differs between ranks."
 )
-_REMEMBERED_CALLS = 4096
+_REMEMBERED_CALLS = 4096  # at least; at most twice as many
+_NO_CALL = -1
 _DEADLINE = errors.DeadlineExceededError.__name__  # a wait given up; what it waited for may have failed elsewhere
+
+
+@dataclass(slots=True)
+class Opened:
+    """A session that every rank has made.
+
+    Attributes
+    ----------
+    number : the same on every rank
+    closed : it makes no call any more; written while no call is under way (`Collective.between_calls`)
+    """
+
+    number: int
+    closed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What calls of a session ask for: their fetches, by name."""
+
+    session: Opened
+    fetches: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -57,11 +84,6 @@ class Call:
         return f"run([{names}]) of session {self.session} at {self.where or 'an unknown line'}"
 
 
-@lru_cache(maxsize=1024)
-def _spelt(session: int, fetches: tuple[str, ...]) -> bytes:
-    return f"{session} {fetches}".encode()
-
-
 class Collective:
     """The agreement of all ranks on their calls; one for each process."""
 
@@ -69,23 +91,23 @@ class Collective:
         self.plane = plane
         self.rank = plane.transport.rank
         self.size = plane.transport.size
-        self._calls: OrderedDict[int, Call] = OrderedDict()
+        self._calls: dict[int, tuple[Wanted, Caller] | Call] = {}  # the last ones: notes, and what was told of
         self._next = 0
-        self._current: Call | None = None
-        self._turn = threading.Lock()  # held during a call
-        self._caller = 0  # thread that holds it
-        self._open: set[int] = set()  # calls that have begun and not come to their end on this rank
+        self._current = _NO_CALL
+        self._turn = threading.RLock()  # held during a call
+        self._open = _NO_CALL  # the call that has begun and not come to its end on this rank
         self._unfinished: Callable[[], None] | None = None  # the rest of a call that this rank left by its own deadline
         self._settling: dict[int, dict[int, Settlement]] = {}  # rank 0: how failed calls ended, by call and rank
         self._statuses: dict[int, Status] = {}  # rank 0: calls in which ranks have waited for long
-        self._history = 0  # checksum of all calls: tells at the end whether all ranks have made the same
+        self._history = 0  # checksum of calls: tells at the end whether all ranks have made the same
+        self._counted = 0  # calls in it
         self._goodbyes: dict[int, Goodbye] = {}
         plane.status = self._status
         plane.on_poll = self._progress
 
     # ---- calls
 
-    def begin(self, session: int, fetches: tuple[str, ...], where: str) -> Call:
+    def begin(self, wanted: Wanted, place: Caller) -> None:
         """Enter the next collective call, once the rest of the one before is done and no other thread is in a call.
 
         Raises
@@ -94,38 +116,77 @@ class Collective:
             If the job is broken.
         FailedPreconditionError
             If this thread is in a call already.
+        RuntimeError
+            If the session is closed.
         """
-        if self._caller == threading.get_ident():
-            raise errors.FailedPreconditionError(
-                f"run() was called inside a step: {self._current} is under way in this thread.",
-                hint="a function of tf.py_func runs on one rank only, so it can't make calls that all ranks must make.",
-            )
         self._turn.acquire()
+        if self._current >= 0 or wanted.session.closed or self._unfinished is not None or self.plane.broken is not None:
+            self._clear_the_way(wanted)
+        calls = self._calls
+        number = self._current = self._open = self._next
+        self._next = number + 1
+        calls[number] = wanted, place
+        if len(calls) > 2 * _REMEMBERED_CALLS:
+            self._forget()
+
+    def end(self) -> None:
+        """Leave the call."""
+        assert self._current >= 0, "the end of no call"
+        if self._unfinished is None:
+            self._open = _NO_CALL
+        self._current = _NO_CALL
+        self._turn.release()
+
+    def _clear_the_way(self, wanted: Wanted) -> None:
+        """Do the rest of the call before; raises, and gives the turn back, if the next one can't begin."""
         try:
+            if self._current >= 0:
+                raise errors.FailedPreconditionError(
+                    f"run() was called inside a step: {self.current()} is under way in this thread.",
+                    hint="a function of tf.py_func runs on one rank only, so it can't make calls that all ranks must make.",
+                )
+            if wanted.session.closed:
+                raise closed_error()
             self._finish()
             if self.plane.broken is not None:
                 raise Abandoned(self.plane.broken)
         except BaseException:
             self._turn.release()
             raise
-        self._caller = threading.get_ident()
-        call = self._current = Call(self._next, session, fetches, where)
-        self._open.add(call.number)
-        self._next += 1
-        self._history = zlib.crc32(_spelt(session, fetches), self._history)
-        self._calls[call.number] = call
-        if len(self._calls) > _REMEMBERED_CALLS:
-            self._calls.popitem(last=False)
+
+    def between_calls(self) -> AbstractContextManager[object]:
+        """What is held to do something while no other thread is in a call; this one may be."""
+        return self._turn
+
+    def current(self) -> Call:
+        """The call that this thread is in."""
+        number = self._current
+        call = self._call(number)
+        assert call is not None, "not in a call"
+        self._calls[number] = call
         return call
 
-    def end(self) -> None:
-        """Leave the call."""
-        assert self._current is not None
-        if self._unfinished is None:
-            self._open.discard(self._current.number)
-        self._current = None
-        self._caller = 0
-        self._turn.release()
+    def _call(self, number: int) -> Call | None:
+        """A call that this rank has made, unless that was long ago."""
+        found = self._calls.get(number)
+        if found is None or isinstance(found, Call):
+            return found
+        wanted, place = found
+        return Call(number, wanted.session.number, wanted.fetches, line_of(place))
+
+    def _forget(self) -> None:
+        """Drop the oldest calls, once they are in the checksum."""
+        self._count_up_to(self._next - _REMEMBERED_CALLS)
+        for number in range(self._next - len(self._calls), self._counted):
+            del self._calls[number]
+
+    def _count_up_to(self, end: int) -> None:
+        """Have the checksum contain all calls before ``end``."""
+        while self._counted < end:
+            call = self._calls[self._counted]
+            session, fetches = (call.session, call.fetches) if isinstance(call, Call) else (call[0].session.number, call[0].fetches)
+            self._history = zlib.crc32(f"{session} {fetches}".encode(), self._history)
+            self._counted += 1
 
     def postpone(self, rest: Callable[[], None]) -> None:
         """Leave the current call before its end; ``rest`` is what is still to be done, before the next call or at the end."""
@@ -268,18 +329,19 @@ class Collective:
         """
         record = self._answer(Kind.OUTCOME, call, "all ranks to end the failed step", wait).error
         self.plane.take(Kind.SETTLING, lambda s, m: m.call == call.number)
-        self._open.discard(call.number)
+        if self._open == call.number:
+            self._open = _NO_CALL
         if call.failure is not None and call.failure[1] == record:
             return call.failure[0]
         return to_error(record, graph)
 
     def _progress(self) -> None:
         """While this rank waits: answer for calls that it has left behind, and as rank 0 settle and compare."""
-        for _, question in self.plane.take(Kind.SETTLING, lambda s, m: m.call < self._next and m.call not in self._open):
+        for _, question in self.plane.take(Kind.SETTLING, lambda s, m: m.call < self._next and m.call != self._open):
             self.plane.send(0, Kind.SETTLEMENT, Settlement(call=question.call))
-        self.plane.take(Kind.OUTCOME, lambda s, m: m.call not in self._open)  # of calls that went well here
+        self.plane.take(Kind.OUTCOME, lambda s, m: m.call != self._open)  # of calls that went well here
         for _, question in self.plane.take(Kind.QUESTION, lambda s, m: m.call < self._next):
-            if (call := self._calls.get(question.call)) is not None:
+            if (call := self._call(question.call)) is not None:
                 self.plane.send(0, Kind.ANSWER, call.status())
         if self.rank == 0:
             self._settle_all()
@@ -318,10 +380,11 @@ class Collective:
             If the job is broken, also where the script has caught that error; if a rank is in a call that this rank will
             never make, or is dead.
         """
-        self._current = None
+        self._current = _NO_CALL
         self._finish()
         if self.plane.broken is not None:
             raise Abandoned(self.plane.broken)
+        self._count_up_to(self._next)
         self.plane.send(0, Kind.GOODBYE, Goodbye(calls=self._next, history=self._history))
         if not self._next:
             await_end()
@@ -365,7 +428,7 @@ class Collective:
     # ---- rank 0 compares
 
     def _status(self, waiting_for: str) -> Status | None:
-        call = self._current
+        call = self._call(self._current)
         return None if call is None else call.status(waiting_for)
 
     def _compare(self) -> None:
@@ -381,7 +444,7 @@ class Collective:
         for rank, proposal in plane.mail[Kind.PROPOSAL]:
             made.append((rank, Call(proposal.call, proposal.session, tuple(proposal.fetches), proposal.where, proposed=True)))
         for rank, theirs in made:
-            mine = self._calls.get(theirs.number)
+            mine = self._call(theirs.number)
             if mine is not None and (mine.session, mine.fetches) != (theirs.session, theirs.fetches):
                 plane.break_job(self._disagreement(theirs.number, [(0, str(mine)), (rank, str(theirs))]))
             elif mine is not None and theirs.proposed and not mine.proposed:

@@ -7,8 +7,8 @@ Data flows: leaves, feeds -> agreement of all ranks (``collective``) -> compiler
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from mpirt import errors
@@ -18,17 +18,19 @@ from mpirt.compiler.planning import collecting_later, make_plan
 from mpirt.compiler.program import Program, link
 from mpirt.compiler.prune import PLACEHOLDERS, prune
 from mpirt.distributed.cluster import Cluster
-from mpirt.distributed.collective import Call
+from mpirt.distributed.collective import Call, Opened, Wanted
 from mpirt.distributed.reports import dump_program, print_placement
 from mpirt.distributed.results import as_results
-from mpirt.distributed.runner import Deadline, Leaves, Places, closed_error, not_run_error, traffic_of
+from mpirt.distributed.runner import Deadline, Leaves, Places, not_run_error, traffic_of
 from mpirt.graph.graph import Graph, Operation, Tensor
 from mpirt.graph.op_def import Pending
-from mpirt.graph.user_code import caller_line
+from mpirt.graph.user_code import caller
 from mpirt.runtime.executor import Executor, Failure, SessionState, StepFailed
 from mpirt.runtime.feeds import feed_array
 from mpirt.runtime.rendezvous import Abandoned
 from mpirt.runtime.resources import ResourceManager
+
+_NO_FEEDS: tuple[Mapping[int, Any], None] = MappingProxyType({}), None
 
 
 class _Step:
@@ -42,6 +44,7 @@ class _Step:
         self.feed_slots = tuple(program.feeds.items())  # those that count on this rank
         optional = {t for t in self.feeds if _is_optional(t)}
         self._telling = frozenset(t for t, _ in self.feed_slots) | optional  # without these it could be another step
+        self.gives_values = any(isinstance(fetch, Tensor) for fetch in plan.fetches)
         self.fed_fetches = tuple(fetch in self.feeds for fetch in plan.fetches)
         self.received = program.received()
         self.host_of = host_of
@@ -61,6 +64,24 @@ class _Step:
         return False
 
 
+class _Steps:
+    """The steps of a session with the same fetches.
+
+    Attributes
+    ----------
+    wanted : how calls of them are known to all ranks
+    known : all of them
+    by_keys : those that this rank knows to be meant by its feed keys
+    """
+
+    __slots__ = ("wanted", "known", "by_keys")
+
+    def __init__(self, session: Opened, leaves: Leaves) -> None:
+        self.wanted = Wanted(session, tuple([leaf.name for leaf in leaves]))
+        self.known: list[_Step] = []
+        self.by_keys: dict[frozenset[Tensor], _Step] = {}
+
+
 class CollectiveSession:
     """A ``Runner``: this rank's part of a session that every rank makes.
 
@@ -78,49 +99,44 @@ class CollectiveSession:
         self, number: int, graph: Graph, cluster: Cluster, rules: PlacementRules, fetch_on: str = "all", log_placement: bool = False
     ) -> None:
         self.num_signatures = 0
-        self._number = number
+        self._session = Opened(number)
         self._graph = graph
         self._cluster = cluster
+        self._collective = cluster.collective
         self._rules = rules
         self._fetch_on = fetch_on
         self._log_placement = log_placement
         self._state = SessionState(ResourceManager(), cluster.devices)
-        self._steps: dict[Leaves, list[_Step]] = {}
-        self._by_key: dict[tuple[Leaves, frozenset[Tensor]], _Step] = {}
-        self._names: dict[Leaves, tuple[str, ...]] = {}
+        self._steps: dict[Leaves, _Steps] = {}
         self._places = Places()
         self._deadline: Deadline | None = None  # of the step under way
-        self._lock = threading.RLock()  # held during a step; a py_func may run another one in it
-        self._closed = False
+        self._waits_for_kernels = self._block
 
     # ---- running
 
     def run(self, leaves: Leaves, feeds: dict[Tensor, Any], deadline: Deadline | None) -> list[Any]:
         """One step; see ``Runner.run``. Under ``mpirun`` every rank must make the same call."""
-        with self._lock:
-            if self._closed:
-                raise closed_error()
-            try:
-                return self._run_together(leaves, feeds, deadline)
-            except Abandoned as abandoned:
-                raise abandoned.error.with_traceback(None) from None  # all later calls raise the same one
-
-    def _run_together(self, leaves: Leaves, feeds: dict[Tensor, Any], deadline: Deadline | None) -> list[Any]:
-        collective = self._cluster.collective
-        names = self._names.get(leaves) or self._names.setdefault(leaves, tuple([f.name for f in leaves]))
-        call = collective.begin(self._number, names, caller_line())
-        self._deadline = deadline
+        steps = self._steps.get(leaves)
+        if steps is None:
+            steps = self._steps.setdefault(leaves, _Steps(self._session, leaves))
+        collective = self._collective
         try:
-            step = self._find_step(call, leaves, feeds)
-            arrays, failure = self._arrays(step, feeds)
+            collective.begin(steps.wanted, caller(2))
             try:
-                return as_results(step.executor.run(arrays, failure, self._block), step.fed_fetches, step.received)
-            except StepFailed as failed:
-                raise self._settled(call, step, failed) from failed.__cause__
-        finally:
-            collective.end()
+                self._deadline = deadline
+                step = steps.by_keys.get(frozenset(feeds)) or self._find_step(steps, leaves, feeds)
+                arrays, failure = self._arrays(step, feeds) if step.feed_slots else _NO_FEEDS
+                try:
+                    values = step.executor.run(arrays, failure, self._waits_for_kernels)
+                except StepFailed as failed:
+                    raise self._settled(step, failed) from failed.__cause__
+                return as_results(values, step.fed_fetches, step.received) if step.gives_values else values
+            finally:
+                collective.end()
+        except Abandoned as abandoned:
+            raise abandoned.error.with_traceback(None) from None  # all later calls raise the same one
 
-    def _arrays(self, step: _Step, feeds: Mapping[Tensor, Any]) -> tuple[dict[int, Any], Failure | None]:
+    def _arrays(self, step: _Step, feeds: Mapping[Tensor, Any]) -> tuple[Mapping[int, Any], Failure | None]:
         """Values of the feeds that count here, by slot; or why one doesn't fit."""
         try:
             return {slot: feed_array(tensor, feeds[tensor]) for tensor, slot in step.feed_slots}, None
@@ -129,13 +145,13 @@ class CollectiveSession:
 
     # ---- failures
 
-    def _settled(self, call: Call, step: _Step, failed: StepFailed) -> Exception:
+    def _settled(self, step: _Step, failed: StepFailed) -> Exception:
         """The error that all ranks report for a failed step."""
-        failure = failed.failure
+        call, failure = self._collective.current(), failed.failure
         error = None if failure is None else self._with_origin(failure)
         position = 0 if failure is None else _position(step.plan, failure.op)
         trace = "" if failure is None else failure.traceback
-        collective = self._cluster.collective
+        collective = self._collective
         collective.fail(call, error, position, trace)
 
         def finish() -> Exception:
@@ -187,29 +203,29 @@ class CollectiveSession:
 
     # ---- compiling
 
-    def _find_step(self, call: Call, leaves: Leaves, feeds: dict[Tensor, Any]) -> _Step:
+    def _find_step(self, steps: _Steps, leaves: Leaves, feeds: dict[Tensor, Any]) -> _Step:
         """The step that all ranks mean; agreed upon with them if this rank can't know it."""
-        key = (leaves, frozenset(feeds))
-        step = self._by_key.get(key)
-        if step is None:
-            candidates = [s for s in self._steps.get(leaves, ()) if s.admits(feeds)]
-            if len(candidates) == 1 and not candidates[0].confusable:
-                step = self._by_key[key] = candidates[0]
-        if step is not None and not step.confusable:
+        candidates = [s for s in steps.known if s.admits(feeds)]
+        if len(candidates) == 1 and not candidates[0].confusable:
+            step = steps.by_keys[frozenset(feeds)] = candidates[0]
             return step
+        return self._agreed_step(self._collective.current(), steps, leaves, feeds)
+
+    def _agreed_step(self, call: Call, steps: _Steps, leaves: Leaves, feeds: dict[Tensor, Any]) -> _Step:
         rules = self._rules
         options = f"master={rules.master} soft={rules.soft} task_default={rules.task_default} fetch_on={self._fetch_on}"
-        agreed = self._cluster.collective.agree(call, sorted(t.name for t in feeds), prune(leaves), options, self._knows)
+        agreed = self._collective.agree(call, sorted(t.name for t in feeds), prune(leaves), options, self._knows)
         union = {self._fed_tensor(name, ranks): ranks for name, ranks in agreed.items()}
-        step = next((known for known in self._steps.get(leaves, ()) if known.feeds == union.keys()), None)
+        step = next((known for known in steps.known if known.feeds == union.keys()), None)
         if step is None:
-            step = self._compile(leaves, union)
+            step = self._compile(steps, leaves, union)
         else:
             self._check_feeders(step.host_of, union)
         if any(_is_optional(t) and len(ranks) < self._cluster.size for t, ranks in union.items()):
             # A rank that may leave the key out can't tell a step with this feed from one without: all steps are agreed upon.
-            for known in self._steps[leaves]:
+            for known in steps.known:
                 known.confusable = True
+            steps.by_keys.clear()
         return step
 
     def _knows(self, name: str) -> bool:
@@ -225,7 +241,7 @@ class CollectiveSession:
             return self._graph.get_tensor_by_name(name)
         except KeyError:
             plane = self._cluster.plane
-            plane.break_job(self._cluster.collective.unknown_feed(name, ranks))
+            plane.break_job(self._collective.unknown_feed(name, ranks))
             assert plane.broken is not None
             raise Abandoned(plane.broken) from None
 
@@ -241,10 +257,11 @@ class CollectiveSession:
                 )
 
     @collecting_later()
-    def _compile(self, leaves: Leaves, feeds: Mapping[Tensor, Any]) -> _Step:
+    def _compile(self, steps: _Steps, leaves: Leaves, feeds: Mapping[Tensor, Any]) -> _Step:
         cluster = self._cluster
         plan = make_plan(self._graph, leaves, feeds.keys(), cluster.inventory, self._rules, self._places.pinned)
-        program = link(plan, cluster.rank_of, cluster.rank, cluster.size, self._fetch_on)
+        memory = cluster.transport.memory
+        program = link(plan, cluster.rank_of, cluster.rank, cluster.size, self._fetch_on, memory)
 
         def host_of(tensor: Tensor) -> int:
             return cluster.rank_of(plan.device_of(tensor).task)
@@ -253,22 +270,20 @@ class CollectiveSession:
         executor = Executor(program, self._state, cluster.transport, cluster.reserve_tags(len(program.transfers)), self._wait)
         step = _Step(self.num_signatures, plan, program, executor, host_of)
         self._report(step, program)
-        self._remember(leaves, step)
+        self._remember(steps, step)
         return step
 
-    def _remember(self, leaves: Leaves, step: _Step) -> None:
-        same = self._steps.setdefault(leaves, [])
-        for other in same:
+    def _remember(self, steps: _Steps, step: _Step) -> None:
+        for other in steps.known:
             if step.confusable_with(other, self._cluster.size):
                 step.confusable = other.confusable = True
-        same.append(step)
-        # What this rank's feed keys mean may have changed.
-        self._by_key = {k: s for k, s in self._by_key.items() if k[0] != leaves}
+        steps.known.append(step)
+        steps.by_keys.clear()  # what this rank's feed keys mean may have changed
         self.num_signatures += 1
         self._places.add(step.plan.placement)
 
     def _report(self, step: _Step, program: Program) -> None:
-        dump_program(program, self._number, step.number, self._cluster.transport.memory)
+        dump_program(program, self._session.number, step.number, self._cluster.transport.memory)
         if self._log_placement and self._cluster.rank == 0:
             print_placement(step.plan.placement, self._places.known)
 
@@ -281,23 +296,23 @@ class CollectiveSession:
     def traffic(self, leaves: Leaves, feed_keys: Collection[Tensor]) -> dict[str, int]:
         """Messages and bytes of one step, over all ranks; see ``Runner.traffic``."""
         feeds = set(feed_keys)
-        step = next((s for s in self._steps.get(leaves, ()) if feeds <= s.feeds), None)
+        steps = self._steps.get(leaves)
+        step = next((s for s in steps.known if feeds <= s.feeds), None) if steps is not None else None
         if step is None:
             raise not_run_error()
-        program = link(step.plan, self._cluster.rank_of, self._cluster.rank, self._cluster.size, self._fetch_on)
-        return traffic_of(program, self._cluster.transport.memory)
+        memory = self._cluster.transport.memory
+        program = link(step.plan, self._cluster.rank_of, self._cluster.rank, self._cluster.size, self._fetch_on, memory)
+        return traffic_of(program, memory)
 
     # ---- the end
 
     def close(self) -> None:
         """Free the session's variables and programs. Closing again does nothing."""
-        with self._lock:
-            if self._closed:
+        with self._collective.between_calls():
+            if self._session.closed:
                 return
-            self._closed = True
+            self._session.closed = True
             self._steps.clear()
-            self._by_key.clear()
-            self._names.clear()
             self._state = SessionState(ResourceManager(), self._cluster.devices)
 
 

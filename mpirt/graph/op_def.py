@@ -134,6 +134,8 @@ class Kernel:
     ``host`` names the inputs and outputs that live in host memory whatever the device (shapes, axes, indices of slices).
     ``memory`` says whose memory results are: ``"own"`` - their own, and no input is kept when the kernel has returned;
     ``"view"`` - the one result may be the first input or a view of it, nothing else is kept; ``""`` - nothing is promised.
+    ``takes_out`` says that the function has an argument ``out``: an array with the static shape and type of the one result,
+    for it to be written into (see `fitting`), or None.
     """
 
     function: Callable[..., Any] | None
@@ -141,6 +143,12 @@ class Kernel:
     attrs: tuple[str, ...]
     host: frozenset[str]
     memory: str
+    takes_out: bool = False
+
+
+def fitting(out: Any, shape: tuple[int, ...], *operands: Any) -> Any:
+    """``out`` if a result of ``shape`` and of the type that all ``operands`` have can be written there, else None."""
+    return out if out.shape == shape and all([out.dtype == operand.dtype for operand in operands]) else None
 
 
 class Signature(NamedTuple):
@@ -237,19 +245,22 @@ def register_op(
     return register
 
 
-def register_kernel(
-    *names: str, devices: Sequence[str] = ("CPU", "GPU"), host: Sequence[str] = (), memory: str = ""
-) -> Callable[[F], F]:
+def register_kernel(*names: str, devices: Sequence[str] = ("CPU", "GPU"), host: Sequence[str] = (), memory: str = "") -> Callable[[F], F]:
     """Register a kernel for one or more op types; decorates ``kernel(ctx, *inputs, **attrs)``.
 
     An op with one output returns an array, one with several a sequence of arrays, one with none anything. ``memory`` is a
-    promise about results and inputs, see ``Kernel``: with it the inputs may be buffers that are used again.
+    promise about results and inputs, see ``Kernel``: with it the inputs may be buffers that are used again. A kernel that
+    promises ``"own"`` may have an argument ``out`` behind the inputs: an array for the one result, which the kernel may write
+    into and return, or None.
     """
     assert memory in ("own", "view", ""), f"kernel of {names}: unknown promise {memory!r}"
 
     def register(function: F) -> F:
         keywords = tuple(p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY)
-        _add_kernel(names, devices, Kernel(function, "", keywords, frozenset(host), memory))
+        takes_out = "out" in keywords
+        assert not takes_out or memory == "own", f"kernel of {names}: a result in another's array is its own, and nothing is kept"
+        attrs = tuple(k for k in keywords if k != "out")
+        _add_kernel(names, devices, Kernel(function, "", attrs, frozenset(host), memory, takes_out))
         return function
 
     return register

@@ -22,27 +22,27 @@ from typing import Any
 import numpy as np
 
 from mpirt import errors
-from mpirt.cluster.task import Task
 from mpirt.compiler.body import compile_body
 from mpirt.compiler.buffers import assign_buffers, signature_of
-from mpirt.compiler.exchange import Fold, Make, Part, View
+from mpirt.compiler.exchange import Fold, Make, View
 from mpirt.compiler.placer import DeviceName
-from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, is_state
+from mpirt.compiler.program import NO_SLOT, Meet, Move, Program, Read, Recv, Run, Send, Transfer
 from mpirt.graph.function import Function, has_body
 from mpirt.graph.graph import Operation
 from mpirt.graph.op_def import Blocked, Pending
+from mpirt.runtime.calls import ALL, Devices, Instruction, kernel_call, move_call, out_of, read, send_part, writing_into
 from mpirt.runtime.device import Device
-from mpirt.runtime.folding import Made, fold_call, part_of, view_call
-from mpirt.runtime.packets import IncomingPart, OutgoingPart, Packets
+from mpirt.runtime.folding import Made, fold_call, view_call
+from mpirt.runtime.meetings import Meeting, Meetings
+from mpirt.runtime.packets import Array, IncomingPacket, OutgoingPacket, Packets
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
 from mpirt.runtime.resources import ResourceManager
-from mpirt.runtime.segments import SEGMENT, Instruction, Lane, Producing
+from mpirt.runtime.segments import Lane, Producing, joined
 from mpirt.runtime.windows import WindowOutgoing, receiving_end, sending_end
 from mpirt.transport.base import Transport
 
 _PYTHON = ("PyFunc", "PyFuncStateless")
 
-Devices = Mapping[tuple[Task, str], Device]  # by task and local name, "CPU:0"
 Block = Callable[[Pending], None]  # returns when it is ready
 
 
@@ -207,11 +207,11 @@ class Executor:
                 self._gpu_constants.append((slot, op, device, state.devices[device.task, device.local]))
         for instruction, frees in zip(program.instructions, program.frees, strict=True):
             if isinstance(instruction, Run):
-                self._code.append((_kernel_call(instruction, state), instruction.inputs, _out(instruction), frees))
+                self._code.append((kernel_call(instruction, state), instruction.inputs, out_of(instruction), frees))
             elif isinstance(instruction, Read):
-                self._code.append((_read, (instruction.source,), instruction.target, frees))
+                self._code.append((read, (instruction.source,), instruction.target, frees))
             elif isinstance(instruction, Move):
-                self._code.append((_move(instruction, state), (instruction.source,), instruction.target, frees))
+                self._code.append((move_call(instruction, state), (instruction.source,), instruction.target, frees))
             elif isinstance(instruction, View):
                 self._code.append((view_call(instruction), (instruction.source,), instruction.target, frees))
             elif isinstance(instruction, Fold):
@@ -219,8 +219,9 @@ class Executor:
                 self._code.append((*fold_call(instruction), out, frees))
             else:
                 self._code.append((_unbound, (), NO_SLOT, frees))
-        self._bind_messages()
         self.buffers = assign_buffers(program)
+        self._told = frozenset(self.buffers.into.values())
+        self._bind_messages()
         self._lanes: list[Lane] = []  # those that no step uses
         self._lane: Lane | None = None  # of the step that `start` has begun
         self._values: list[Any] = []
@@ -239,51 +240,124 @@ class Executor:
 
     def _take_lane(self) -> Lane:
         try:
-            return self._lanes.pop()
+            lane = self._lanes.pop()
         except IndexError:
             own_context = not (self.has_bodies or self.calls_python)
-            return Lane(self.buffers, self._code, self._template, self._produced, own_context)
+            lane = Lane(self.buffers, self._code, self._template, self._produced, self._lent, self._placed, own_context)
+        if self._packets is not None:
+            lane.code = lane.whole if self._packets.all_left() else lane.careful
+        return lane
 
     def _bind_messages(self) -> None:
-        self._incoming: list[Incoming | Packets] = []
+        meetings = Meetings(self.program, self._transport, self.first_tag, self._wait)
+        self._incoming: list[Incoming | Packets | Meetings] = [meetings] if meetings.ends else []
         self._produced: dict[int, Callable[[], Any]] = {}  # for slots whose values leave through windows, what lends the window's array
-        self._outgoing: list[Outgoing | OutgoingPart] = []  # one for each `Send`
-        packets: Packets | None = None
+        self._lent: dict[int, Array] = {}  # values of packets that stay where they come, by slot
+        self._placed: dict[int, Array] = {}  # results that are made where they are sent from, by slot
+        self._packets: Packets | None = None
+        self._outgoing: list[tuple[int, Outgoing | OutgoingPacket | Meeting]] = []  # with the position that starts each
         made: dict[int, Made] = {}
-        for position, instruction in enumerate(self.program.instructions):
+        instructions = self.program.instructions
+        after = 0  # position behind the packet at hand
+        for position, instruction in enumerate(instructions):
             if isinstance(instruction, Make):
-                array = made[instruction.target] = Made(instruction)
+                array = meetings.makers.get(instruction.target) or made.setdefault(instruction.target, Made(instruction))
                 self._code[position] = (array.take, (), instruction.target, self._code[position][3])
-            if not isinstance(instruction, Send | Recv):
+            if not isinstance(instruction, Send | Recv | Meet) or position < after:
                 continue
-            transport, transfer, frees = self._transport, instruction.transfer, self._code[position][3]
-            assert transport is not None, f"a program without transport has the message {transfer}"
+            transport = self._transport
+            assert transport is not None, f"a program without transport has {instruction}"
+            if isinstance(instruction, Meet):
+                meeting = meetings.ends[instruction.target]
+                self._outgoing.append((position, meeting))
+                self._code[position] = (meeting.call, (instruction.source,), instruction.target, self._code[position][3])
+                continue
+            transfer = instruction.transfer
+            packets = self._packets
             if packets is None:
-                packets = Packets(self.program, transport, self.first_tag, self._wait)
+                packets = self._packets = Packets(self.program, transport, self.first_tag, self._wait)
                 self._incoming.append(packets)
-            tag = self.first_tag + transfer.index
+            count = len(packets.together(transfer))
+            if count:
+                after = position + count
+                if isinstance(instruction, Send):
+                    self._bind_sends(packets, position, [i for i in instructions[position:after] if isinstance(i, Send)])
+                else:
+                    self._bind_receives(packets, position, [i for i in instructions[position:after] if isinstance(i, Recv)])
+                continue
+            tag, part, frees = self.first_tag + transfer.index, instruction.part, self._code[position][3]
             if isinstance(instruction, Send):
-                outgoing = packets.sending_end(transfer) or sending_end(transport, transfer, tag, self._wait)
-                self._outgoing.append(outgoing)
-                if isinstance(outgoing, WindowOutgoing) and instruction.part is None:
+                outgoing = sending_end(transport, transfer, tag, self._wait)
+                self._outgoing.append((position, outgoing))
+                if isinstance(outgoing, WindowOutgoing) and part is None:
                     self._produced[instruction.source] = outgoing.buffer
                 if instruction.source in made:
                     made[instruction.source].sent_by(outgoing.pending)
-                send = outgoing.send if instruction.part is None else partial(_send_part, outgoing, instruction.part)
-                self._code[position] = (send, () if instruction.source == NO_SLOT else (instruction.source,), NO_SLOT, frees)
+                send = outgoing.send if part is None else partial(send_part, outgoing.send, part)
+                self._code[position] = (send, (instruction.source,), NO_SLOT, frees)
             else:
-                part = instruction.part
-                end: Incoming | IncomingPart | None = packets.receiving_end(transfer)
-                if end is None:
-                    place = None if part is None else partial(made[instruction.target].part, part)
-                    end = receiving_end(transport, transfer, tag, self._wait, place)
-                    self._incoming.append(end)
+                place = None if part is None else partial(made[instruction.target].part, part)
+                end = receiving_end(transport, transfer, tag, self._wait, place)
+                self._incoming.append(end)
                 self._code[position] = (end.take, (), instruction.target if part is None else NO_SLOT, frees)
         self._made = list(made.values())
+        self._keep_what_stays()
         self._produce_in_place()
 
+    def _bind_sends(self, packets: Packets, position: int, sends: Sequence[Send]) -> None:
+        """Make one instruction of the sends of a packet."""
+        transfers = packets.together(sends[0].transfer)
+        assert [s.transfer for s in sends] == list(transfers), f"the sends of a packet are not one behind the other at {position}"
+        outgoing = packets.sending_end(transfers)
+        self._outgoing.append((position, outgoing))
+        part = sends[0].part
+        for send in sends:
+            if send.source in self._told:
+                self._placed.setdefault(send.source, outgoing.place(send.transfer))
+        if part is None:
+            made_there = any(s.source in self._told for s in sends)
+            self._join(position, len(sends), outgoing.sender([s.source for s in sends], made_there), ALL, NO_SLOT)
+        else:  # of a collective: these travel alone
+            start = outgoing.sender([0])
+            call = partial(send_part, lambda array: start([array]), part)
+            self._code[position] = (call, (sends[0].source,), NO_SLOT, self._code[position][3])
+
+    def _bind_receives(self, packets: Packets, position: int, receives: Sequence[Recv]) -> None:
+        """Make one instruction of the receives of a packet."""
+        transfers = [r.transfer for r in receives]
+        wanted = packets.together(transfers[0])
+        assert {t.index for t in transfers} == {t.index for t in wanted}, f"a packet's receives are not together at {position}"
+        incoming: IncomingPacket = packets.receiving_end(transfers)
+        given: dict[int, Transfer] = {}  # by slot: what somebody may keep
+        for receive in receives:
+            place = incoming.lend(receive.transfer)
+            if place is not None and receive.target not in self.buffers.held:
+                self._lent[receive.target] = place
+            elif receive.target != NO_SLOT:
+                given[receive.target] = receive.transfer
+        incoming.give(list(given.values()))
+        slots = tuple(given)
+        self._join(position, len(receives), incoming.take, (), NO_SLOT if not slots else slots[0] if len(slots) == 1 else slots)
+
+    def _join(self, position: int, count: int, call: Callable[..., Any], ins: tuple[int, ...], out: Any) -> None:
+        """Have one instruction stand for several."""
+        frees = tuple([slot for *_, slots in self._code[position : position + count] for slot in slots])
+        self._code[position] = (call, ins, out, frees)
+        for other in range(position + 1, position + count):
+            self._code[other] = (joined, (), NO_SLOT, ())
+
+    def _keep_what_stays(self) -> None:
+        """Arrays of messages and of lanes are there in every step: nothing is to be dropped."""
+        stay = self._lent.keys() | self.buffers.kept.keys() | self._placed.keys()
+        for position, (call, ins, out, frees) in enumerate(self._code if stay else ()):
+            if any([slot in stay for slot in frees]):
+                self._code[position] = (call, ins, out, tuple([slot for slot in frees if slot not in stay]))
+
     def _produce_in_place(self) -> None:
-        """Have the single ufuncs whose results leave through windows write them there; segments do that by themselves."""
+        """Have the single ufuncs, and kernels with ``out``, whose results leave through windows write them there.
+
+        Segments do that by themselves.
+        """
         if not self._produced:
             return
         for position, instruction in enumerate(self.program.instructions):
@@ -293,6 +367,9 @@ class Executor:
                     ufunc, _, inputs = signature
                     call = Producing(getattr(np, ufunc), inputs, self._produced[instruction.outputs[0]])
                     self._code[position] = (call, *self._code[position][1:])
+                elif instruction.device.type == "CPU" and instruction.op.definition.kernels["CPU"].takes_out:
+                    kernel, *rest = self._code[position]
+                    self._code[position] = (writing_into(kernel, self._produced[instruction.outputs[0]]), *rest)
 
     def _post(self) -> None:
         """Get everything ready that messages of the next step come into."""
@@ -407,16 +484,22 @@ class Executor:
                 _, _, out, frees = next(calls)
                 _store(values, out, pending.result(), frees)
             for call, ins, out, frees in calls:
-                if len(ins) == 2:  # most calls have one or two inputs; a list of them costs as much as a small kernel
+                count = len(ins)
+                if count == 2:  # most calls have few inputs; a list of them costs as much as a small kernel
                     a, b = ins
                     result = call(values[a], values[b])
-                elif len(ins) == 1:
+                elif count == 1:
                     result = call(values[ins[0]])
-                elif ins is SEGMENT:
-                    call(values)
-                    result = None
+                elif ins is ALL:
+                    result = call(values)
+                elif count == 0:
+                    result = call()
+                elif count == 3:
+                    a, b, c = ins
+                    result = call(values[a], values[b], values[c])
                 else:
-                    result = call(*[values[i] for i in ins])
+                    a, b, c, d = ins
+                    result = call(values[a], values[b], values[c], values[d])
                 if out.__class__ is int:
                     if out >= 0:
                         values[out] = result
@@ -475,13 +558,13 @@ class Executor:
 
     def pending(self) -> bool:
         """Whether messages of the last step are still under way to their receivers."""
-        return any([outgoing.pending() for outgoing in self._outgoing])
+        return any([outgoing.pending() for _, outgoing in self._outgoing])
 
     def _end_dead(self, position: int) -> None:
         """Send what the plan promises from ``position`` on as dead tensors."""
-        started = sum(isinstance(i, Send) for i in self.program.instructions[:position])
-        for outgoing in self._outgoing[started:]:
-            outgoing.send_dead()
+        for started_at, outgoing in self._outgoing:
+            if started_at >= position:
+                outgoing.send_dead()
 
     def drained(self) -> bool:
         """Whether all messages to this rank have come, also those that a failed step didn't take. The next step can't begin before."""
@@ -506,7 +589,7 @@ class Executor:
             op = instruction.op
         elif isinstance(instruction, Move):
             op = instruction.tensor.op
-        elif isinstance(instruction, Fold):
+        elif isinstance(instruction, Fold | Meet):
             op = instruction.op
         elif isinstance(instruction, Send | Recv):
             op = instruction.transfer.op
@@ -547,44 +630,6 @@ def op_error(error: Exception, op: Operation | None) -> errors.OpError:
     kind = next((ours for theirs, ours in known if isinstance(error, theirs)), errors.UnknownError)
     name = f"{op.name!r} ({op.type})" if op is not None else "a step"
     return kind(f"{name} failed: {type(error).__name__}: {error}", op=op)
-
-
-def _kernel_call(run: Run, state: SessionState) -> Callable[..., Any]:
-    """The kernel of an operation with all that is known now bound to it."""
-    kernel = run.op.definition.kernels[run.device.type]
-    device = state.devices[run.device.task, run.device.local]
-    call: Callable[..., Any]
-    if kernel.direct:
-        call = getattr(device.xp, kernel.direct)
-    else:
-        assert kernel.function is not None
-        context = state.context(run.op, run.device)
-        call = partial(kernel.function, context, **{name: run.op.attrs[name] for name in kernel.attrs})
-    return device.bound(call)
-
-
-def _out(run: Run) -> int | tuple[int, ...]:
-    """Where results go: one slot if the kernel returns one array, else a slot for each."""
-    outputs = run.op.definition.outputs
-    if not outputs:
-        return NO_SLOT
-    return run.outputs[0] if len(outputs) == 1 and not outputs[0].is_list else run.outputs
-
-
-def _send_part(outgoing: Outgoing | OutgoingPart, part: Part, array: Any) -> None:
-    outgoing.send(part_of(array, part))
-
-
-def _read(cell: Any) -> Any:
-    return cell.read()
-
-
-def _move(move: Move, state: SessionState) -> Callable[..., Any]:
-    """The copy between host memory and a GPU's."""
-    assert HOST in (move.from_space, move.to_space) and not is_state(move.tensor) or move.tensor.dtype.is_ref
-    space = move.to_space if move.from_space == HOST else move.from_space
-    device = next(d for (task, local), d in state.devices.items() if f"{task}/device:{local}" == space)
-    return device.from_host if move.from_space == HOST else device.to_host
 
 
 __all__ = ["Executor", "Failure", "KernelContext", "Recv", "SessionState", "StepFailed", "op_error"]

@@ -1,9 +1,9 @@
 """Small tensors in flight: both ends of a packet, which is one message with one or several small tensors of static shape.
 
 As the transfers of ``rendezvous``, whose guarantees hold here too. What differs: a packet has a buffer and a request on each
-side that every step uses again, so that a tensor costs two short copies and starting a message next to nothing. The first
-tensor of a packet waits until the packet of the step before has left, the last one sends it. If something failed before the
-last one, the packet is sent empty: all its tensors are dead.
+side that every step uses again, so that a tensor costs two short copies and starting a message next to nothing; and a tensor
+that nobody keeps beyond the step stays where it came (`IncomingPacket.lend`), without the second copy. A packet waits until that
+of the step before has left. If something failed before it is sent, it is sent empty: all its tensors are dead.
 Does not own: which tensors share a packet (``compiler.packets``).
 """
 
@@ -39,35 +39,31 @@ class Packets:
         self._first_tag = first_tag
         self._wait = wait
         self._shared = {t.index: packet for packet in program.packets for t in packet}
-        self._outgoing: dict[int, OutgoingPart] = {}  # by transfer
-        self._incoming: dict[int, IncomingPart] = {}
-        self._packets: list[IncomingPacket] = []
+        self._incoming: list[IncomingPacket] = []
         self._receives: list[Prepared] = []
         self._sends: list[Prepared] = []
         self._left = [False]  # whether all sends of the last step are known to have left
 
-    def sending_end(self, transfer: Transfer) -> OutgoingPart | None:
-        """This rank's end of a transfer that it sends; None if the transfer travels otherwise."""
-        if not is_small(transfer):
-            return None
-        if transfer.index not in self._outgoing:
-            together = self._shared.get(transfer.index, (transfer,))
-            packet = OutgoingPacket(together, self._transport, self._first_tag, self._wait)
-            self._sends.append(packet.request)
-            self._outgoing.update((t.index, OutgoingPart(packet, t, place, self._left)) for t, place in packet.places)
-        return self._outgoing[transfer.index]
+    def together(self, transfer: Transfer) -> Sequence[Transfer]:
+        """What travels in the same packet, in the order in which it is sent; nothing if the transfer travels otherwise."""
+        return self._shared.get(transfer.index, (transfer,)) if is_small(transfer) else ()
 
-    def receiving_end(self, transfer: Transfer) -> IncomingPart | None:
-        """This rank's end of a transfer that it receives; None if the transfer travels otherwise."""
-        if not is_small(transfer):
-            return None
-        if transfer.index not in self._incoming:
-            together = self._shared.get(transfer.index, (transfer,))
-            packet = IncomingPacket(together, self._transport, self._first_tag)
-            self._packets.append(packet)
-            self._receives.append(packet.request)
-            self._incoming.update((t.index, IncomingPart(packet, t, place, self._wait)) for t, place in packet.places)
-        return self._incoming[transfer.index]
+    def sending_end(self, transfers: Sequence[Transfer]) -> OutgoingPacket:
+        """This rank's end of the packet of these transfers (see `together`), which it sends."""
+        packet = OutgoingPacket(transfers, self._transport, self._first_tag, self._wait, self._left)
+        self._sends.append(packet.request)
+        return packet
+
+    def receiving_end(self, transfers: Sequence[Transfer]) -> IncomingPacket:
+        """This rank's end of the packet of these transfers, in any order, which it receives."""
+        packet = IncomingPacket(transfers, self.together(transfers[0]), self._transport, self._first_tag, self._wait)
+        self._incoming.append(packet)
+        self._receives.append(packet.request)
+        return packet
+
+    def all_left(self) -> bool:
+        """Whether all packets of the step before are known to have left, so that they may be written anew."""
+        return self._left[0] or not self._sends
 
     def post(self) -> None:
         """Post the receives of a step."""
@@ -82,23 +78,26 @@ class Packets:
 
     def drain(self) -> None:
         """Let receives that nobody took run to their end."""
-        for packet in self._packets:
-            if not packet.request.test():
+        for packet in self._incoming:
+            if not packet.ready():
                 assert self._wait is not None
-                self._wait(packet.request.test, packet.describe)
+                self._wait(packet.ready, packet.describe)
 
 
 class OutgoingPacket:
     """The sending end of a packet."""
 
-    def __init__(self, transfers: Sequence[Transfer], transport: Transport, first_tag: int, wait: Wait | None) -> None:
-        self.first, self.last = transfers[0], transfers[-1]
+    def __init__(self, transfers: Sequence[Transfer], transport: Transport, first_tag: int, wait: Wait | None, left: list[bool]) -> None:
+        self._transfers = transfers
+        self._first = transfers[0]
         self._transport = transport
-        self._tag = first_tag + self.first.index
+        self._tag = first_tag + self._first.index
         self._wait = wait
         self._dead: list[Request] = []
-        buffer, self.places = _layout(transfers)
-        self.request = transport.prepare_send(buffer, self.first.dst_rank, self._tag)
+        self._left = left
+        buffer, places = _layout(transfers)
+        self._places = places
+        self.request = transport.prepare_send(buffer, self._first.dst_rank, self._tag)
 
     def __del__(self) -> None:
         # The session was closed, or its program dropped, perhaps while the last step's packet is still being received.
@@ -106,85 +105,78 @@ class OutgoingPacket:
             self._transport.release([self.request])
             self._transport.keep(self._dead)
 
+    def place(self, transfer: Transfer) -> Array:
+        """Where a tensor is sent from. It may be made there, if the packet of the step before has left (`Packets.all_left`)."""
+        place = self._places[transfer.index]
+        assert place is not None, f"{transfer} has no content"
+        return place
+
+    def sender(self, slots: Sequence[int], made_there: bool = False) -> Callable[[Sequence[Any]], None]:
+        """What starts to send the values of this step: a function of all slots.
+
+        Parameters
+        ----------
+        slots : where the value of each transfer is; no matter for a token
+        made_there : whether all of them are likely to be in their `place` already
+
+        Notes
+        -----
+        A closure, because a look at an attribute costs as much as starting the message.
+        """
+        stores = [
+            (slot, transfer, place, place.dtype, place.shape)
+            for slot, transfer in zip(slots, self._transfers, strict=True)
+            if (place := self._places[transfer.index]) is not None
+        ]
+        all_left, left, finish_last, start = self._left, self.request.test, self._finish_last, self.request.start
+        places = [(slot, place) for slot, _, place, _, _ in stores]
+
+        def send(values: Sequence[Any]) -> None:
+            if not all_left[0] and not left():
+                finish_last()
+            for slot, transfer, place, dtype, shape in stores:
+                value = values[slot]
+                if value is place:
+                    continue
+                array = value if value.__class__ is np.ndarray else np.asarray(value)
+                if (array.dtype is not dtype and array.dtype != dtype) or array.shape != shape:
+                    raise broken_promise(transfer, array)
+                place[...] = array
+            start()
+
+        def send_what_is_there(values: Sequence[Any]) -> None:
+            for slot, place in places:
+                if values[slot] is not place:
+                    send(values)
+                    return
+            start()
+
+        # Nothing has been made there but with the packet of the step before gone.
+        return send_what_is_there if made_there else send
+
     def pending(self) -> bool:
         """Whether a message is still under way."""
         self._dead = [r for r in self._dead if not r.test()]
         return bool(self._dead) or not self.request.test()
 
-    def finish_last(self) -> None:
+    def _finish_last(self) -> None:
         """Wait until the last step's packet has left."""
-        first, left = self.first, self.request.test
+        first, left = self._first, self.request.test
         assert self._wait is not None, f"{first}: sent again before the last step's value has left"
         self._wait(left, lambda: f"rank {first.dst_rank} to receive {first.name!r} of the step before")
 
     def send_dead(self) -> None:
         """Tell the receiver that nothing will come in this step. Waits for nothing, so that a failure can't be held up."""
-        self._dead.append(self._transport.isend(_NOTHING, self.first.dst_rank, self._tag))
-
-
-class OutgoingPart:
-    """The sending end of one tensor of a packet.
-
-    Attributes
-    ----------
-    send : starts to send the value of this step (nothing for a token)
-    """
-
-    def __init__(self, packet: OutgoingPacket, transfer: Transfer, place: Array | None, left: list[bool]) -> None:
-        self._packet = packet
-        self._ends = transfer is packet.last
-        self.send: Callable[..., None] = _sender(packet, transfer, place, left)
-
-    def send_dead(self) -> None:
-        """See ``rendezvous.Outgoing``. Once for a packet, since its last tensor is never sent before the others."""
-        if self._ends:
-            self._packet.send_dead()
-
-    def pending(self) -> bool:
-        """Whether a message is still under way."""
-        return self._ends and self._packet.pending()
-
-
-def _sender(packet: OutgoingPacket, transfer: Transfer, place: Array | None, all_left: list[bool]) -> Callable[..., None]:
-    """What a part does to send: a closure, because a look at an attribute costs as much as starting the message."""
-    starts, ends = transfer is packet.first, transfer is packet.last
-    dtype, shape = None if place is None else place.dtype, transfer.shape
-    left, finish_last, start = packet.request.test, packet.finish_last, packet.request.start
-
-    def send(value: Any = None) -> None:
-        if starts and not all_left[0] and not left():
-            finish_last()
-        if place is not None:
-            array = value if value.__class__ is np.ndarray else np.asarray(value)
-            if (array.dtype is not dtype and array.dtype != dtype) or array.shape != shape:
-                raise broken_promise(transfer, array)
-            place[...] = array
-        if ends:
-            start()
-
-    return send
+        self._dead.append(self._transport.isend(_NOTHING, self._first.dst_rank, self._tag))
 
 
 class IncomingPacket:
-    """The receiving end of a packet."""
+    """The receiving end of a packet. While a step is blocked on it, it is what the step waits for (``op_def.Pending``).
 
-    def __init__(self, transfers: Sequence[Transfer], transport: Transport, first_tag: int) -> None:
-        self._first = transfers[0]
-        self._transport = transport
-        buffer, self.places = _layout(transfers)
-        self.request = transport.prepare_receive(buffer, self._first.src_rank, first_tag + self._first.index)
-
-    def __del__(self) -> None:
-        if hasattr(self, "request"):
-            self._transport.release([self.request])
-
-    def describe(self) -> str:
-        """What is waited for."""
-        return described(self._first)
-
-
-class IncomingPart:
-    """The receiving end of one tensor of a packet. While a step is blocked on it, it is what the step waits for (``op_def.Pending``).
+    Parameters
+    ----------
+    transfers : what comes in it, in the order in which the caller wants it; it is waited for under the name of the first
+    together : the same, in the order in which it is sent
 
     Attributes
     ----------
@@ -193,30 +185,51 @@ class IncomingPart:
 
     on_ready: Callable[[], None] | None = None  # never called: MPI tells nobody, so it is polled
 
-    def __init__(self, packet: IncomingPacket, transfer: Transfer, place: Array | None, wait: Wait | None) -> None:
-        self._packet = packet  # gives MPI's request back when nobody holds it any more
-        self._transfer = transfer
+    def __init__(
+        self,
+        transfers: Sequence[Transfer],
+        together: Sequence[Transfer],
+        transport: Transport,
+        first_tag: int,
+        wait: Wait | None,
+    ) -> None:
+        self._first = transfers[0]
+        self._transfers = transfers
+        self._transport = transport
         self._wait = wait
-        self.ready: Callable[[], bool] = packet.request.test
-        self._nbytes = packet.request.nbytes
-        self._content: Callable[[], Any] = _no_content(transfer) if place is None else place.copy
+        buffer, self._places = _layout(together)
+        self.request = transport.prepare_receive(buffer, self._first.src_rank, first_tag + together[0].index)
+        self.ready: Callable[[], bool] = self.request.test
+        self._nbytes = self.request.nbytes
+        self._contents: Callable[[], Any] | None = None
+
+    def __del__(self) -> None:
+        if hasattr(self, "request"):
+            self._transport.release([self.request])
+
+    def lend(self, transfer: Transfer) -> Array | None:
+        """The array in which the tensor is as long as the step lasts, then the next one's; None for a token and an empty tensor."""
+        return self._places[transfer.index]
+
+    def give(self, transfers: Sequence[Transfer]) -> None:
+        """Have `take` return these tensors: one by itself, several as a tuple, of none None."""
+        copies = [_content(t, self._places[t.index]) for t in transfers]
+        self._contents = None if not copies else copies[0] if len(copies) == 1 else lambda: tuple([copy() for copy in copies])
 
     def take(self) -> Any:
-        """Wait for the tensor and return it (None for a token); see ``rendezvous.Incoming.take``."""
+        """Wait for the packet and return what `give` was told, in arrays of the caller's own; see ``rendezvous.Incoming.take``."""
         if not self.ready():
             if self._wait is None:
                 raise Blocked(self)
-            if not comes_soon(self.ready):
+            if not comes_soon(self.ready, self._transport.crowded):
                 self._wait(self.ready, self.describe)
         if not self._nbytes():
             raise DeadTensor
-        return self._content()
+        return None if self._contents is None else self._contents()
 
     def result(self) -> Any:
-        """The tensor, once ready, in an array of the caller's own."""
-        if not self._nbytes():
-            raise DeadTensor
-        return self._content()
+        """As `take`, once ready."""
+        return self.take()
 
     def cancel(self) -> bool:
         """True: the step goes on without it. The packet that the plan promises still comes, alive or dead: see `Packets.drained`."""
@@ -224,26 +237,38 @@ class IncomingPart:
 
     def describe(self) -> str:
         """What is waited for."""
-        return described(self._transfer)
+        return described(self._first)
 
 
-def _no_content(transfer: Transfer) -> Callable[[], Any]:
-    """What makes the value of a token or of an empty tensor."""
+def _nothing() -> None:
+    """The value of a token."""
+
+
+def _content(transfer: Transfer, place: Array | None) -> Callable[[], Any]:
+    """What makes the value of a transfer."""
+    if place is not None:
+        return place.copy
     dtype = transfer.dtype
-    return (lambda: None) if dtype is None else (lambda: np.empty(transfer.shape or (), dtype.np_dtype))
+    return _nothing if dtype is None else (lambda: np.empty(transfer.shape or (), dtype.np_dtype))
 
 
-def _layout(transfers: Sequence[Transfer]) -> tuple[Array, list[tuple[Transfer, Array | None]]]:
-    """The buffer of a packet, and where in it each transfer's tensor is; None for a token and an empty tensor, of one byte each."""
-    sizes = [packed_nbytes(t) for t in transfers]
-    buffer = np.ones(sum(sizes), np.uint8)
-    places: list[tuple[Transfer, Array | None]] = []
+def _layout(transfers: Sequence[Transfer]) -> tuple[Array, dict[int, Array | None]]:
+    """The buffer of a packet, and where in it each transfer's tensor is; None for a token and an empty tensor, of one byte each.
+
+    Tensors of the longest numbers come first, so that all of them are aligned.
+    """
+    buffer = np.ones(sum(map(packed_nbytes, transfers)), np.uint8)
+    places: dict[int, Array | None] = {}
     offset = 0
-    for transfer, size in zip(transfers, sizes, strict=True):
+    for transfer in sorted(transfers, key=_itemsize, reverse=True):
         place: Array | None = None
         if transfer.dtype is not None and transfer.nbytes:
             assert transfer.shape is not None
             place = np.ndarray(transfer.shape, transfer.dtype.np_dtype, buffer, offset)
-        places.append((transfer, place))
-        offset += size
+        places[transfer.index] = place
+        offset += packed_nbytes(transfer)
     return buffer, places
+
+
+def _itemsize(transfer: Transfer) -> int:
+    return transfer.dtype.np_dtype.itemsize if transfer.dtype is not None and transfer.nbytes else 0

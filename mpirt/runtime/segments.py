@@ -22,13 +22,20 @@ from typing import Any
 import numpy as np
 
 from mpirt.compiler.buffers import Buffers, Form, Home, Segment
+from mpirt.compiler.program import NO_SLOT
+from mpirt.runtime.calls import ALL, Instruction, spread, writing_to
 
 Array = np.ndarray[Any, Any]
-Instruction = tuple[Callable[..., Any], tuple[int, ...], Any, tuple[int, ...]]  # function, slots in, slots out, slots to drop
 _Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 _NOWHERE: Mapping[int, Callable[[], Array]] = MappingProxyType({})
+_NOTHING: Mapping[int, Array] = MappingProxyType({})
 _ALIGNMENT = 64  # a cache line
+
+
+def joined() -> None:
+    """Function of an instruction that the one before it stands for: it is left out."""
+    raise AssertionError("an instruction that another one stands for")
 
 
 class Lane:
@@ -39,11 +46,15 @@ class Lane:
     buffers : which results live where
     code, template : of the program
     produced : for slots whose values are wanted in arrays of somebody else's, what gives these (``WindowOutgoing.buffer``)
+    lent : by slot, the arrays of somebody else's in which values come (``IncomingPacket.lend``)
+    placed : by slot, arrays of somebody else's into which kernels write their results (``OutgoingPacket.place``)
     own_context : see ``context``
 
     Attributes
     ----------
-    code : instructions; that of a segment has the segment as its function
+    code : instructions of the step at hand, which are ``whole`` or ``careful``; that of a segment has the segment as its function
+    whole : with all that is known bound to them
+    careful : the same, but results go into no array of ``placed``, because what was there is still being sent
     positions : of each of them in the program
     template : slots at the beginning of a step; behind the last one is what segments tell each other
     loaded : whether the constants of GPUs are there
@@ -51,7 +62,7 @@ class Lane:
         the user's own functions are called, which expect theirs.
     """
 
-    __slots__ = ("code", "positions", "template", "loaded", "context")
+    __slots__ = ("code", "whole", "careful", "positions", "template", "loaded", "context")
 
     def __init__(
         self,
@@ -59,6 +70,8 @@ class Lane:
         code: Sequence[Instruction],
         template: Sequence[Any],
         produced: Mapping[int, Callable[[], Array]] = _NOWHERE,
+        lent: Mapping[int, Array] = _NOTHING,
+        placed: Mapping[int, Array] = _NOTHING,
         own_context: bool = False,
     ) -> None:
         self.context: Context | None = None
@@ -72,28 +85,43 @@ class Lane:
         self.positions: list[int] = []
         for slot, home in buffers.kept.items():
             self.template[slot] = arrays.of(home)
+        for slot, array in lent.items():
+            self.template[slot] = array
         position = 0
         for segment in buffers.segments:
             self._append(code, position, segment.first)
             whole = code[segment.first : segment.last + 1]
             taken = {i.slot for i in segment.inputs}
             frees = tuple([slot for *_, slots in whole for slot in slots if slot in taken])
-            self.code.append((BoundSegment(segment, arrays, self.template, whole, produced), SEGMENT, -1, frees))
+            self.code.append((BoundSegment(segment, arrays, self.template, whole, produced), ALL, -1, frees))
             self.positions.append(segment.first)
             position = segment.last + 1
         self._append(code, position, len(code))
+        if buffers.into:
+            self._tell(buffers.into, {slot: arrays.of(home) for slot, home in buffers.kept.items()}, self.positions)
+        self.careful = [spread(i) for i in self.code]
+        if placed:
+            self._tell(buffers.into, placed, self.positions)
+        self.whole = [spread(i) for i in self.code] if placed else self.careful
+        self.code = self.whole
+
+    def _tell(self, into: Mapping[int, int], places: Mapping[int, Array], positions: Sequence[int]) -> None:
+        """Have kernels write to those places."""
+        for index, position in enumerate(positions):
+            place = places.get(into.get(position, NO_SLOT))
+            if place is not None:
+                call, ins, out, frees = self.code[index]
+                self.code[index] = (writing_to(call, place), ins, out, frees)
 
     def _append(self, code: Sequence[Instruction], first: int, end: int) -> None:
-        self.code += code[first:end]
-        self.positions += range(first, end)
+        own = [position for position in range(first, end) if code[position][0] is not joined]
+        self.code += [code[position] for position in own]
+        self.positions += own
 
     def position(self, index: int) -> int:
         """Position in the program of what ``code[index]`` has reached."""
         call = self.code[index][0]
         return call.reached if isinstance(call, BoundSegment) else self.positions[index]
-
-
-SEGMENT: tuple[int, ...] = (-1, -1, -1)  # in place of the slots of inputs: the function gets all slots
 
 
 class _Arrays:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mpirt.errors import OpError
 from mpirt.transport import base
-from mpirt.transport.base import Buffer, Request, as_bytes, chunk_count
+from mpirt.transport.base import Buffer, Counters, Request, as_bytes, chunk_count
 
 if TYPE_CHECKING:
     from mpirt.transport.mpi import MpiTransport
@@ -107,20 +107,37 @@ class _Arrived:
 
 
 class PreparedSend(Send):
-    """A send that is started many times (a persistent request of MPI)."""
+    """A send that is started many times (a persistent request of MPI).
 
-    __slots__ = ()
+    What can wait comes after the start, while the receiver is at work: counting, and the look whether a small message has left.
+    """
+
+    __slots__ = ("counters", "size", "mpi_start", "mpi_test", "left")
+    counters: Counters
+    size: int  # in bytes
+    mpi_start: Callable[[], None]
+    mpi_test: Callable[[], bool]
+    left: bool  # known to be complete
 
     def start(self) -> None:
         """See `base.Prepared`."""
-        owner = self.owner
-        counters = owner.counters
-        counters.messages_sent += 1
-        counters.bytes_sent += self.buffer.nbytes
         try:
-            self.mpi.Start()
-        except owner.mpi.Exception as error:
+            self.mpi_start()
+            self.left = self.mpi_test()
+        except self.owner.mpi.Exception as error:
             raise self.translated(error) from None
+        counters = self.counters
+        counters.messages_sent += 1
+        counters.bytes_sent += self.size
+
+    def test(self) -> bool:
+        """See `base.Request`."""
+        if not self.left:
+            try:
+                self.left = self.mpi_test()
+            except self.owner.mpi.Exception as error:
+                raise self.translated(error) from None
+        return self.left
 
     def free(self) -> None:
         """Give MPI's request back."""
@@ -130,11 +147,34 @@ class PreparedSend(Send):
 class PreparedReceive(Receive):
     """A receive that is started many times (a persistent request of MPI)."""
 
-    __slots__ = ()
+    __slots__ = ("counters", "byte", "mpi_start", "mpi_test")
+    counters: Counters
+    byte: Any  # MPI's datatype
+    mpi_start: Callable[[], None]
+    mpi_test: Callable[[Any], bool]
 
     def start(self) -> None:
         """See `base.Prepared`."""
-        self.owner.start_all([self])
+        self.received = PENDING
+        try:
+            self.mpi_start()
+        except self.owner.mpi.Exception as error:
+            raise self.translated(error) from None
+
+    def test(self) -> bool:
+        """See `base.Request`."""
+        if self.received >= 0:
+            return True
+        try:
+            if not self.mpi_test(self.status):
+                return False
+        except self.owner.mpi.Exception as error:
+            raise self.translated(error) from None
+        self.received = nbytes = self.status.Get_count(self.byte)
+        counters = self.counters
+        counters.messages_received += 1
+        counters.bytes_received += nbytes
+        return True
 
     def cancel(self) -> bool:
         """See `base.Request`. It stays: who prepares a receive takes in what comes."""

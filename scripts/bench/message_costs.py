@@ -29,9 +29,11 @@ KIB, MIB = 2**10, 2**20
 SIZES = {
     PACKET: (8, 4 * KIB),
     MESSAGE: (KIB, 16 * KIB, 128 * KIB, MIB, 4 * MIB),
-    WINDOW: (64 * KIB, 256 * KIB, MIB, 4 * MIB),
-    PRODUCED: (64 * KIB, 256 * KIB, MIB, 4 * MIB),
+    WINDOW: (16 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB),
+    PRODUCED: (16 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB),
 }
+WHOLE, IN_PARTS = "each reads all", "in parts"
+MEETINGS = {WHOLE: (KIB, 64 * KIB), IN_PARTS: (256 * KIB, MIB, 4 * MIB)}
 WAITS_S = (20e-6, 100e-6, 300e-6, 1e-3, 3e-3, 10e-3)  # after which a rank finds what has come
 MANY, ROUNDS = 24, 20
 FEW_HOPS, MOST_HOPS, RELAYED_NBYTES = 2, 26, MIB  # as many hops as fit into a core's cache, if that is more than two
@@ -68,7 +70,8 @@ class MessageCosts:
                 post[way][nbytes], send[way][nbytes], take[way][nbytes] = (float(np.median(f)) for f in found)
                 if way != WINDOW:
                     hop[way][nbytes] = self._hop_s(way, nbytes)
-        _, puts, gets = self._ends(PACKET, 8, together=True)
+        more = self._ends(PACKET, 8, together=True)
+        put_s, get_s = (max(0.0, sum(f) - len(f) * one[PACKET][8]) / (MANY - len(f)) for f, one in zip(more[1:], (send, take), strict=True))
         posts, sends = curves(post), curves(send)
         # From the beginning of a send until it can be taken: what the sender does behind its start goes on meanwhile.
         flight = {nbytes: max(0.0, hop_s - take[PACKET][nbytes] - posts(PACKET, nbytes) / 2) for nbytes, hop_s in hop[PACKET].items()}
@@ -89,8 +92,9 @@ class MessageCosts:
             post_s=posts,
             send_s=sends,
             take_s=curves(takes),
-            put_s=float(np.median(puts[:-1])),
-            get_s=float(np.median(gets[1:])),
+            put_s=put_s,
+            get_s=get_s,
+            meet_s=self._meetings(),
             flight_s=curves(flights),
             copy_s=curves({MESSAGE: reading[MESSAGE]}),
             late_s=self._late(),
@@ -106,7 +110,7 @@ class MessageCosts:
             stamped = Stamped(executor)
             at = {position: number for number, position in enumerate(stamped.positions)}
             kind = (Send, Recv)[rank]
-            mine = [at[p] for p, i in enumerate(program.instructions) if isinstance(i, kind)]
+            mine = [at[p] for p, i in enumerate(program.instructions) if isinstance(i, kind) and p in at]  # a packet is one
             posts, items = [], []
             for _ in range(ROUNDS):
                 self._pair.Barrier()
@@ -120,7 +124,7 @@ class MessageCosts:
                 seconds = stamped.run({})
                 items.append([seconds[number] for number in mine])
             own = quiet(items[3:])
-            if rank == 1 and not together:  # who looks for one message moves what has come of all
+            if rank == 1:  # who looks for one message moves what has come of all
                 own = np.full(len(mine), np.mean(own))
             found = ([float(quiet(posts)) / MANY], own.tolist() if rank == 0 else [], own.tolist() if rank == 1 else [])
         sides = self._comm.allgather(found)
@@ -133,7 +137,7 @@ class MessageCosts:
         with tf.Graph().as_default() as graph:
             fetch = build()
         plan = make_plan(graph, [fetch], (), cluster.inventory, PlacementRules(Task("worker", 0)), {})
-        program = link(plan, cluster.rank_of, cluster.rank, cluster.size, 0)
+        program = link(plan, cluster.rank_of, cluster.rank, cluster.size, 0, cluster.transport.memory)
         state = SessionState(ResourceManager(), cluster.devices)
         first_tag = cluster.reserve_tags(len(program.transfers))
         return graph, program, Executor(program, state, cluster.transport, first_tag, cluster.plane.wait)
@@ -149,7 +153,8 @@ class MessageCosts:
             rehearsal = Rehearsal(self._cluster.size)
             if self._takes_part:
                 rehearsal.learn(graph, program)
-                seconds -= sum(self._pair.allgather(sum(rehearsal(program))))
+                own = self._pair.allgather(sum(rehearsal(program)))
+                seconds -= max(own) if way in MEETINGS else sum(own)  # in a relay one behind the other
             found.append(seconds)
             self.together()
         return float(self._comm.bcast((found[1] - found[0]) / (most - FEW_HOPS)))
@@ -165,6 +170,21 @@ class MessageCosts:
                 samples.append(time.perf_counter() - start)
         self.together()
         return float(quiet(samples[5:])) if samples else 0.0
+
+    # ---- meetings
+
+    def _meetings(self) -> Callable[[int, int, bool], float]:
+        """Seconds of a reduction on a board."""
+        found: dict[str, dict[int, float]] = {way: {n: self._hop_s(way, n) for n in sizes} for way, sizes in MEETINGS.items()}
+        pair = curves(found)
+
+        def meet_s(ranks: int, nbytes: int, whole: bool) -> float:
+            way = WHOLE if whole else IN_PARTS
+            seconds = pair(way, nbytes)
+            # Whoever reads all reads as much again of each further rank; in parts every element is read once for each rank in all.
+            return seconds + max(0, ranks - 2) * max(0.0, seconds - pair(way, MEETINGS[way][0])) * whole
+
+        return meet_s
 
     # ---- waits
 
@@ -234,7 +254,16 @@ def _fan(way: str, nbytes: int, together: bool) -> Any:
 
 
 def _relay(way: str, nbytes: int, hops: int) -> Any:
-    """A tensor that goes to and fro, made anew on each side."""
+    """A tensor that goes to and fro, made anew on each side; or one of each rank, reduced again and again."""
+    if way in MEETINGS:
+        both = []
+        for task in range(2):
+            with _on(task):
+                both.append(tf.exp(tf.constant(np.zeros(nbytes // 4, np.float32))))
+        for _ in range(hops):
+            both = [tf.add(value, 1.0) for value in tf.collective.all_reduce(both, "max")]
+        with _on(0):
+            return tf.group([value.op for value in both])
     with _on(0):
         value = tf.exp(tf.constant(np.zeros(nbytes // 4, np.float32)))
     for hop in range(hops):

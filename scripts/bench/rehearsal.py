@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 import mpirt as tf
 from mpirt.cluster.task import Task
+from mpirt.compiler.exchange import Make
 from mpirt.compiler.placer import PlacementRules
 from mpirt.compiler.planning import make_plan
-from mpirt.compiler.program import NO_SLOT, Program, Recv, Run, Send, link
+from mpirt.compiler.program import NO_SLOT, Meet, Program, Recv, Run, Send, Transfer, link
 from mpirt.runtime.device import open_device
 from mpirt.runtime.executor import Executor, SessionState
 from mpirt.runtime.resources import ResourceManager
@@ -51,6 +52,7 @@ class Stamped:
     def __init__(self, executor: Executor, calls: Mapping[int, Callable[..., Any]] | None = None) -> None:
         self._executor = executor
         lane = self._lane = executor._take_lane()
+        lane.code = lane.whole
         calls = calls or {}
         first = len(lane.template) - 1
         stamp = time.perf_counter
@@ -153,18 +155,26 @@ def _measured(graph: tf.Graph, program: Program, transport: Any) -> list[float]:
     state = SessionState(ResourceManager(), {(task, "CPU:0"): open_device("CPU:0") for task in tasks})
     _initialize(graph, program, state, tasks)
     executor = Executor(program, state, transport, 0, _never)
+    for array in executor._lent.values():
+        array[...] = 1
+    brought: dict[int, Any] = {}  # arrays that come in messages, by slot
     calls: dict[int, Callable[..., Any]] = {}
-    kept: dict[int, Callable[[], Any]] = {}
     for position, instruction in enumerate(program.instructions):
         if isinstance(instruction, Send):
             calls[position] = _nothing
-            if instruction.source in executor._produced and instruction.transfer.shape is not None:
-                kept[instruction.source] = partial(_itself, _ones(instruction))
+            if instruction.source in executor._produced:
+                executor._produced[instruction.source] = partial(_itself, _ones(instruction.transfer))
         elif isinstance(instruction, Recv):
-            brings = instruction.target != NO_SLOT and instruction.part is None
-            calls[position] = partial(_itself, _ones(instruction)) if brings else _nothing
-    executor._produced.clear()
-    executor._produced.update(kept)
+            if instruction.target != NO_SLOT and instruction.part is None:
+                brought[instruction.target] = _ones(instruction.transfer)
+        elif isinstance(instruction, Meet):
+            brought[instruction.target] = np.ones(instruction.shape, instruction.dtype.np_dtype)
+            brought[instruction.source] = np.ones(instruction.shape, instruction.dtype.np_dtype)
+    for position, instruction in enumerate(program.instructions):
+        on_board = isinstance(instruction, Make) and instruction.target in brought
+        if isinstance(instruction, Recv | Meet) or on_board:
+            out = executor._code[position][2]
+            calls[position] = partial(_itself, brought.get(out) if isinstance(out, int) else [brought[slot] for slot in out])
     executor._produce_in_place()
     stamped = Stamped(executor, calls)
     feeds = {slot: np.ones([size or 1 for size in t.static_shape or ()], t.dtype.as_numpy_dtype) for t, slot in program.feeds.items()}
@@ -194,8 +204,7 @@ def _initialize(graph: tf.Graph, program: Program, state: SessionState, tasks: C
     Executor(link(plan, lambda task: 0, 0, 1), state).run({})
 
 
-def _ones(instruction: Send | Recv) -> Any:
-    transfer = instruction.transfer
+def _ones(transfer: Transfer) -> Any:
     assert transfer.dtype is not None and transfer.shape is not None
     return np.ones(transfer.shape, transfer.dtype.np_dtype)
 
@@ -221,6 +230,7 @@ class _Paper:
         self.rank, self.size, self.memory = rank, len(memory), memory
         self.hosts, self.pids = ("paper",) * self.size, (0,) * self.size
         self.counters = Counters()
+        self.crowded = False
 
     def prepare_send(self, *args: Any) -> _Still:
         return _Still()

@@ -17,13 +17,14 @@ import heapq
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from mpirt.cluster.task import Task
 from mpirt.compiler.buffers import signature_of
 from mpirt.compiler.packets import is_small
 from mpirt.compiler.partition import Node, Plan
-from mpirt.compiler.program import Program, Recv, Run, Send, Transfer, _Linker, path_of
+from mpirt.compiler.program import Meet, Program, Recv, Run, Send, Transfer, _Linker, path_of
 from mpirt.graph.graph import Operation, Tensor
 
 # ---------------------------------------------------------------------------------------------- programs of all ranks
@@ -32,10 +33,10 @@ from mpirt.graph.graph import Operation, Tensor
 class _Shared(_Linker):
     """What the programs of all ranks have in common, numbered once, and what of it touches which rank."""
 
-    def __init__(self, plan: Plan, rank_of: Callable[[Task], int], num_ranks: int) -> None:
+    def __init__(self, plan: Plan, rank_of: Callable[[Task], int], num_ranks: int, memory: Sequence[int] | None) -> None:
         self.starting: list[dict[Operation, list[int]]] = [{} for _ in range(num_ranks)]
         self.found: dict[tuple[Tensor | Operation, Operation, int], int] = {}
-        super().__init__(plan, rank_of, -1, num_ranks, "owner")
+        super().__init__(plan, rank_of, -1, num_ranks, "owner", memory)
 
     def _transfer(self, found: Any, source: Tensor | Operation, after: Operation, src: int, *rest: Any) -> int:
         before = len(self.sources)
@@ -48,21 +49,21 @@ class _Shared(_Linker):
     def program_of(self, rank: int, nodes: Sequence[Node], of_fetch: dict[int, int]) -> Program:
         """The program of one rank, to which ``nodes`` belong."""
         one = _Linker.__new__(_Linker)
-        one.__dict__.update(self.__dict__)
+        for name, value in vars(self).items():  # what is still empty is the rank's own
+            setattr(one, name, type(value)() if isinstance(value, dict | set | list) and not value else value)
         one.rank, one.program = rank, Program(rank, transfers=self.program.transfers, packets=self.program.packets)
         one.plan = dataclasses.replace(self.plan, nodes=tuple(nodes))
-        one.slots, one.received, one.sent, one.snapshots = {}, {}, set(), {}
         one.behind, one.of_fetch = self.starting[rank], of_fetch
         return one.link()
 
 
-def programs_of(plan: Plan, rank_of: Callable[[Task], int], num_ranks: int) -> list[Program]:
-    """The programs of all ranks in a collective session with ``fetch_on="owner"``.
+def programs_of(plan: Plan, rank_of: Callable[[Task], int], num_ranks: int, memory: Sequence[int] | None = None) -> list[Program]:
+    """The programs of all ranks in a collective session with ``fetch_on="owner"``; for ``memory`` see ``program.link``.
 
     ``link`` looks at the whole plan for each rank. Here what all ranks find alike is found once, and each rank is shown what
     belongs to it: so a plan for 10,000 ranks takes no longer than its parts.
     """
-    shared = _Shared(plan, rank_of, num_ranks)
+    shared = _Shared(plan, rank_of, num_ranks, memory)
     nodes: list[list[Node]] = [[] for _ in range(num_ranks)]
     for node in plan.nodes:
         ranks = {rank_of(node.device.task)}
@@ -84,6 +85,7 @@ def programs_of(plan: Plan, rank_of: Callable[[Task], int], num_ranks: int) -> l
 # ------------------------------------------------------------------------------------------------------- what it costs
 
 PACKET, MESSAGE, WINDOW, PRODUCED = "packet", "message", "window", "produced in a window"  # how a message travels
+FLAG = "flag on a board"  # tells others that a rank has come to a meeting: no message, but they wait for it as for one
 Cost = Callable[[str, int], float]  # seconds, by how it travels and its bytes
 
 
@@ -97,6 +99,7 @@ class Costs:
     post_s : to post the receive of a message, when the step begins
     send_s, take_s : to send a message, and to take one that is there
     put_s, get_s : for each further tensor of a packet
+    meet_s : of a reduction on a board, when all have come: by the number of ranks, the bytes of each, and whether each reads all
     flight_s : from the beginning of a send until the message can be taken
     copy_s : what the receiver does beside `take_s` to have the bytes moved, as soon as it waits or takes
     late_s : how much later a rank finds what it has waited for so long
@@ -113,6 +116,7 @@ class Costs:
     put_s: float
     get_s: float
     flight_s: Cost
+    meet_s: Callable[[int, int, bool], float] = lambda ranks, nbytes, whole: 0.0
     copy_s: Cost = lambda way, nbytes: 0.0
     late_s: Callable[[float], float] = lambda waited_s: 0.0
     port_s: Callable[[int], float] | None = None
@@ -178,6 +182,10 @@ class _Messages:
             self._numbers[transfer.index] = (*pair, pairs[pair])
             pairs[pair] += 1
 
+    def number_of(self, transfer: Transfer) -> Message:
+        """What tells a transfer from all others."""
+        return self._numbers[transfer.index]
+
     def of(self, transfer: Transfer, produced: bool = False) -> tuple[Message, str, int]:
         """The message that carries a transfer, how it travels, its bytes."""
         packet = self.packets.get(transfer.index)
@@ -199,10 +207,16 @@ def _track(program: Program, seconds: Sequence[float], messages: _Messages, cost
     work = 0.0
     taken: set[Message] = set()
     for instruction, own_s in zip(program.instructions, seconds, strict=True):
-        if not isinstance(instruction, Send | Recv):
+        if not isinstance(instruction, Send | Recv | Meet):
             work += own_s
-            if isinstance(instruction, Run) and len(instruction.outputs) == 1 and signature_of(instruction) is not None:
+            if isinstance(instruction, Run) and len(instruction.outputs) == 1 and _may_write_elsewhere(instruction):
                 produced.add(instruction.outputs[0])
+            continue
+        if isinstance(instruction, Meet):
+            if work:
+                pieces.append(Piece("work", work))
+            pieces += _meeting(instruction, messages)
+            work = costs.meet_s(len(instruction.ranks), prod(instruction.shape) * instruction.dtype.size, instruction.whole)
             continue
         transfer = instruction.transfer
         sends = isinstance(instruction, Send)
@@ -225,6 +239,19 @@ def _track(program: Program, seconds: Sequence[float], messages: _Messages, cost
     if work:
         pieces.append(Piece("work", work))
     return Track(tuple(pieces), tuple(posts))
+
+
+def _may_write_elsewhere(run: Run) -> bool:
+    """Whether the result of an operation can be made in a window."""
+    return signature_of(run) is not None or run.device.type == "CPU" and run.op.definition.kernels["CPU"].takes_out
+
+
+def _meeting(meet: Meet, messages: _Messages) -> list[Piece]:
+    """Tell all that this rank has come, and wait until they have."""
+    told = {(t.src_rank, t.dst_rank): messages.number_of(t) for t in reversed(meet.transfers)}
+    others = [rank for rank in meet.ranks if rank != meet.rank]
+    found = [Piece("send", 0.0, told[meet.rank, other], FLAG) for other in others]
+    return [*found, *[Piece("take", 0.0, told[other, meet.rank], FLAG) for other in others]]
 
 
 # ----------------------------------------------------------------------------------------------------------- the replay
@@ -310,7 +337,7 @@ class _Replay:
             step_s = max((ends[-1] - ends[0]) / (self.steps - 1) for ends in self.ends)
         else:
             step_s = max(ends[0] for ends in self.ends)
-        sent = [piece.nbytes for track in self.tracks for piece in track.pieces if piece.what == "send"]
+        sent = [piece.nbytes for track in self.tracks for piece in track.pieces if piece.what == "send" and piece.way != FLAG]
         return Replayed(step_s, [seconds / self.steps for seconds in self.busy], len(sent), sum(sent))
 
     # ---- what a rank does

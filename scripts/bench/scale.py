@@ -56,13 +56,13 @@ class Planned:
         return replay(tracks, costs, STEPS)
 
 
-def planned(build: Build, tasks: int) -> Planned:
-    """A step with a rank for each task."""
+def planned(build: Build, tasks: int, memory: Sequence[int] | None = None) -> Planned:
+    """A step with a rank for each task; for ``memory`` see ``program.link``."""
     with tf.Graph().as_default() as graph:
         fetch = build(task_names(tasks))
     inventory = {Task("worker", number): ("CPU:0",) for number in range(tasks)}
     plan = make_plan(graph, [fetch], (), inventory, PlacementRules(Task("worker", 0)), {})
-    return Planned(graph, programs_of(plan, lambda task: task.index, tasks))
+    return Planned(graph, programs_of(plan, lambda task: task.index, tasks, memory))
 
 
 class Bench:
@@ -124,7 +124,7 @@ def shared_cores(costs: Costs, cluster: tf.Cluster, comm: Any) -> Costs:
     nothing, tag = np.zeros(1, np.uint8), cluster.reserve_tags(1)
     request = transport.irecv(nothing, neighbour, tag)
     comm.Barrier()
-    spin_s = _hold_s(request.test)
+    spin_s = _hold_s(lambda: comes_soon(request.test, transport.crowded))
     comm.Barrier()
     sent = transport.isend(nothing, (cluster.rank - 1) % cluster.size, tag)
     while not (request.test() and sent.test()):
@@ -132,7 +132,7 @@ def shared_cores(costs: Costs, cluster: tf.Cluster, comm: Any) -> Costs:
     comm.Barrier()
     slice_s = _hold_s(lambda: None)
     start = time.perf_counter()
-    comes_soon(lambda: False)
+    comes_soon(lambda: False, False)
     longest_s = time.perf_counter() - start + base._SPIN_S  # from then on the wait itself yields
     spin_s, slice_s = np.mean(comm.allgather((min(spin_s, longest_s), slice_s)), axis=0).tolist()
     return changed(costs, cores=cores, spin_s=spin_s, slice_s=slice_s)
@@ -170,7 +170,7 @@ def main() -> None:
     if args.ranks is not None or ranks > 2:  # on paper the ranks of this job don't count: once is enough
         sizes = args.ranks or ()
     # Graphs for more tasks than this job has, before the cluster starts: from then on device blocks are checked against it.
-    checked = {name: planned(CHECKS[name], ranks) for name in args.checks}
+    checked = {name: planned(CHECKS[name], ranks, (0,) * ranks) for name in args.checks}
     on_paper = {}
     if launched is not None and launched.rank == 0:
         on_paper = {(name, n): planned(build, n) for name, (build, most) in ON_PAPER.items() for n in sizes if n <= most}

@@ -58,16 +58,16 @@ class MessageCosts:
             for src in (0, 1)
         ]
         ends = self._ends = Packets(Program(rank), cluster.transport, first, patient)
-        self._outgoing = [end for t in both[rank] if (end := ends.sending_end(t)) is not None]
-        self._incoming = [end for t in both[1 - rank] if (end := ends.receiving_end(t)) is not None]
+        self._sends = [ends.sending_end([t]).sender([0]) for t in both[rank]]
+        self._incoming = [ends.receiving_end([t]) for t in both[1 - rank]]
 
     def measure(self) -> tuple[float, float, float]:
         """Seconds to post, send and take one message that nobody has to wait for: medians."""
-        value = np.zeros(WORDS, np.uint64)
+        values = [np.zeros(WORDS, np.uint64)]
         posts, sends, takes = [], [], []
         for _ in range(ROUNDS):
             posts.append(self._timed(self._ends.post))
-            sends.append(self._timed(lambda: [o.send(value) for o in self._outgoing]))
+            sends.append(self._timed(lambda: [send(values) for send in self._sends]))
             while not all([i.ready() for i in self._incoming]):
                 pass
             takes.append(self._timed(lambda: [i.take() for i in self._incoming]))

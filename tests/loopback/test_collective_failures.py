@@ -286,7 +286,7 @@ def differing(first_steps: int, mine: Callable[[int], list[str]], crossing: bool
         tensors = {}
         for task, name in enumerate("abc"):
             with worker(task % 2):
-                there = tf.identity(float(task))
+                there = tf.placeholder_with_default(float(task), [])
             with worker(1 - task % 2 if crossing else task % 2):
                 back = tf.identity(there)
             with worker(task % 2):
@@ -418,7 +418,7 @@ def test_a_deadline_of_one_rank_is_kept_and_the_session_goes_on(how: str, waitin
             assert 0.09 < took < 1.0
             value = caught.value.origin.partition(",")[0]
             gate.event.set()
-        session._config.operation_timeout_in_ms = 0
+        session._timeout_ms = 0
         found = [session.run(y) for _ in range(3)]
         return value, found, traffic_of(session, cluster, y, steps=10)
 

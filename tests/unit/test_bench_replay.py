@@ -26,7 +26,7 @@ from tests.unit.planning import TASKS, Step, link_all, rank_tables, steps
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "bench"))
 try:
     from rehearsal import Rehearsal, kind_of
-    from replay import MESSAGE, PACKET, PRODUCED, WINDOW, Costs, Piece, Track, programs_of, replay, tracks_of
+    from replay import FLAG, MESSAGE, PACKET, PRODUCED, WINDOW, Costs, Piece, Track, programs_of, replay, tracks_of
 finally:
     sys.path.pop(0)
 
@@ -111,6 +111,9 @@ def test_programs_with_collectives_made_together_are_those_that_each_rank_would_
     _, plan = planned(partial(collective, kind, tasks, floats - floats % tasks), tasks)
     made = programs_of(plan, lambda task: task.index, tasks)
     assert made == [link(plan, lambda task: task.index, rank, tasks, "owner") for rank in range(tasks)]
+    one_host = programs_of(plan, lambda task: task.index, tasks, (0,) * tasks)
+    assert one_host == [link(plan, lambda task: task.index, rank, tasks, "owner", (0,) * tasks) for rank in range(tasks)]
+    assert replay(tracks(one_host), costs()).messages > 0
     assert replay(tracks(made), costs()).messages == replay(tracks(made), costs(cores=2, spin_s=5.0)).messages > 0
 
 
@@ -314,15 +317,48 @@ def test_large_tensors_travel_through_windows_where_ranks_share_memory() -> None
     def build() -> Any:
         with on(0):
             x = made(1 << 15)
-            out = tf.exp(x), tf.reshape(x, [1 << 15]), made(1 << 12), made(1 << 5)
+            out = tf.exp(x), tf.reshape(x, [1 << 15]), made(1 << 11), made(1 << 5)
         with on(1):
             return tf.group([tf.exp(tensor).op for tensor in out])
 
     programs = linked(build, 2)
     for one_memory, large in ((True, {PRODUCED, WINDOW}), (False, {MESSAGE})):
         sends = [p for p in tracks(programs, one_memory)[0].pieces if p.what == "send"]
-        ways = {nbytes: {p.way for p in sends if p.nbytes == nbytes} for nbytes in (1 << 17, 1 << 14, 1 << 7)}
-        assert ways == {1 << 17: large, 1 << 14: {MESSAGE}, 1 << 7: {PACKET}}
+        ways = {nbytes: {p.way for p in sends if p.nbytes == nbytes} for nbytes in (1 << 17, 1 << 13, 1 << 7)}
+        assert ways == {1 << 17: large, 1 << 13: {MESSAGE}, 1 << 7: {PACKET}}
+
+
+def test_ranks_that_reduce_on_a_board_wait_for_each_other_and_send_no_message() -> None:
+    ranks, floats, flag, meet = 3, 500, 7.0, 900.0
+
+    def build() -> Any:
+        values = []
+        for task in range(ranks):
+            with on(task):
+                value = made(floats)
+                for _ in range(task):
+                    value = tf.exp(value)
+                values.append(value)
+        with on(0):
+            return tf.group([tensor.op for tensor in tf.collective.all_reduce(values, "max")])
+
+    programs = programs_of(planned(build, ranks)[1], lambda task: task.index, ranks, (0,) * ranks)
+    seen = []
+
+    def meet_s(*of: Any) -> float:
+        seen.append(of)
+        return meet
+
+    def only_messages(way: str, nbytes: int) -> float:
+        return flag if way == FLAG else FLIGHT + BYTE * nbytes
+
+    table = costs(meet_s=meet_s, flight_s=only_messages, send_s=lambda way, nbytes: SEND * (way != FLAG), take_s=lambda way, nbytes: 0.0)
+    found = replay(tracks(programs, table=table), table, 1)
+    assert seen == [(ranks, 4 * floats, True)] * ranks
+    assert (found.messages, found.nbytes) == (4, 4)  # only those that tell of the end
+    # The last one to come has three operations before. Ranks 1 and 2 tell rank 0 of their end, which tells them of its own.
+    together = BEGIN + 2 * POST + 3 * RUN + meet + FLIGHT + BYTE
+    assert together <= found.step_s <= together + POST + flag + SEND + FLIGHT + BYTE
 
 
 # ---------------------------------------------------------------------------------------------------------------- cores

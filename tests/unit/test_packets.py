@@ -12,7 +12,7 @@ import pytest
 import mpirt as tf
 from mpirt.cluster.task import Task
 from mpirt.compiler.packets import MOST_OPERATIONS, MOST_TENSORS, PACKET_NBYTES
-from mpirt.compiler.program import FETCH, Program, Transfer, link
+from mpirt.compiler.program import FETCH, Program, Recv, Run, Send, Transfer, link
 from mpirt.graph.graph import Graph, Operation, Tensor
 from mpirt.graph.op_def import Blocked
 from mpirt.runtime.packets import Packets
@@ -89,6 +89,22 @@ def test_a_tensor_does_not_wait_for_one_behind(between: str) -> None:
     assert packets_of(graph, [last], [unknown] if between == "one of unknown shape" else []) == []
 
 
+def test_two_ranks_that_exchange_all_their_tensors_in_each_row_send_one_message_a_row() -> None:
+    """What the second operation of a row receives came with what the first one has received, so it cuts no packet."""
+    with Graph().as_default() as graph:
+        rows: list[dict[str, list[Tensor]]] = []
+        for row in range(4):
+            made: dict[str, list[Tensor]] = {}
+            for job, other in (("ps", "worker"), ("worker", "ps")):
+                with tf.device(f"/job:{job}/task:0/device:CPU:0"):
+                    read = [tf.exp(x) for x in reversed(rows[-1][other])] if rows else [source(0), source(1)]
+                    made[job] = [tf.exp(x, name=f"{job}{row}_{i}") for i, x in enumerate(read)]
+            rows.append(made)
+        ends = [t.op for tensors in rows[-1].values() for t in tensors]
+    found = packets_of(graph, ends)
+    assert sorted(found) == sorted([f"{job}{row}_{i}:0" for i in (0, 1)] for row in range(3) for job in ("ps", "worker"))
+
+
 def test_what_is_fetched_or_of_another_rank_or_large_travels_by_itself() -> None:
     with Graph().as_default() as graph:
         with tf.device("/job:ps/task:0/device:CPU:0"):
@@ -128,6 +144,45 @@ def test_the_program_for_people_says_what_travels_together() -> None:
         assert len(lines) == 2 and all(" in one packet: #0, #1" in line for line in lines), lines
 
 
+def test_the_sends_of_a_packet_are_neighbours_and_so_are_its_receives_with_what_is_awaited_first() -> None:
+    with Graph().as_default() as graph:
+        with tf.device("/job:ps/task:0/device:CPU:0"):
+            made = [source(i, name=f"made{i}") for i in range(3)]
+        with tf.device("/job:worker/task:0/device:CPU:0"):
+            last = made[1]
+            for other in (made[2], made[0]):  # each one is read when the one before has been
+                for _ in range(3):
+                    last = tf.exp(last)
+                last = last + other
+    plan = Step(graph, (last,), ()).plan()
+    order = [{"made0": 0, "made1": 1, "made2": 2}[t.name[:5]] for t in link(plan, by_task, 0, 3).packets[0]]
+    for rank, kind, names in ((0, Send, [f"made{i}:0" for i in order]), (1, Recv, ["made1:0"] + [f"made{i}:0" for i in order if i != 1])):
+        instructions = link(plan, by_task, rank, 3).instructions
+        at = [p for p, i in enumerate(instructions) if isinstance(i, kind) and i.transfer.name.startswith("made")]
+        assert at == list(range(at[0], at[0] + 3))
+        assert [i.transfer.name for i in instructions if isinstance(i, kind) and i.transfer.name.startswith("made")] == names
+
+
+def test_of_two_values_of_a_variable_in_one_packet_each_reader_sees_its_own() -> None:
+    with Graph().as_default() as graph:
+        with tf.device("/job:ps/task:0/device:CPU:0"):
+            v = tf.Variable(1.0, name="v")
+        with tf.device("/job:worker/task:0/device:CPU:0"):
+            early = tf.exp(v._as_graph_element())
+            for _ in range(30):  # so that it comes first in the order
+                early = tf.exp(early)
+        with tf.device("/job:ps/task:0/device:CPU:0"):
+            change = tf.assign_add(v, 1.0)
+        with tf.device("/job:worker/task:0/device:CPU:0"), tf.control_dependencies([change]):
+            late = tf.exp(v._as_graph_element(), name="late")
+    plan = Step(graph, (early, late), ()).plan()
+    worker = link(plan, by_task, 1, 3)
+    assert [[t.name for t in packet] for packet in worker.packets] == [["v:0", "v:0"]]
+    first, second = (i.target for i in worker.instructions if isinstance(i, Recv) and i.transfer.name == "v:0")
+    read = {i.op: i.inputs for i in worker.instructions if isinstance(i, Run)}
+    assert [inputs for op, inputs in read.items() if op.inputs[0].op is v.op] == [(first,), (second,)]
+
+
 # ---- both ends
 
 
@@ -146,20 +201,31 @@ NBYTES = 3 + 1 + 32 + 1 + 4
 
 
 class Pair:
-    """Rank 0, which sends `TRANSFERS` in one packet, and rank 1."""
+    """Rank 0, which sends `TRANSFERS` in one packet, and rank 1, which takes them in the order ``wanted`` and keeps all but ``lent``."""
 
-    def __init__(self, seed: int | None = None, wait: Any = patient, transfers: tuple[Transfer, ...] = TRANSFERS) -> None:
+    def __init__(
+        self,
+        seed: int | None = None,
+        wait: Any = patient,
+        transfers: tuple[Transfer, ...] = TRANSFERS,
+        wanted: Sequence[int] = range(5),
+        lent: Sequence[int] = (),
+    ) -> None:
         self.world = LoopbackWorld(2, seed=seed)
         program = Program(0, packets=[transfers] if len(transfers) > 1 else [])
-        sides = [Packets(program, self.world.transport(rank), 100, wait) for rank in (0, 1)]
-        self.sender, self.receiver = sides
-        self.outgoing = [end for t in transfers if (end := sides[0].sending_end(t)) is not None]
-        self.incoming = [end for t in transfers if (end := sides[1].receiving_end(t)) is not None]
-        assert len(self.outgoing) == len(self.incoming) == len(transfers)
+        self.sender, self.receiver = (Packets(program, self.world.transport(rank), 100, wait) for rank in (0, 1))
+        assert self.sender.together(transfers[-1]) == transfers
+        self.outgoing = self.sender.sending_end(transfers)
+        self.send = self.outgoing.sender(range(len(transfers)))
+        self.incoming = self.receiver.receiving_end([transfers[i] for i in wanted if i < len(transfers)])
+        self.given = [i for i in wanted if transfers[i].dtype is not None and i not in lent]
+        self.incoming.give([transfers[i] for i in self.given])
+        self.lent = {i: self.incoming.lend(transfers[i]) for i in lent}
 
-    def send(self, values: Sequence[Any]) -> None:
-        for end, value in zip(self.outgoing, values, strict=True):
-            end.send() if value is None else end.send(value)
+    def take(self) -> dict[int, Any]:
+        """What has come of this step."""
+        found = self.incoming.take()
+        return dict(zip(self.given, found if len(self.given) > 1 else [found], strict=True))
 
 
 def values_of(step: int) -> list[Any]:
@@ -173,56 +239,63 @@ def values_of(step: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_all_tensors_of_a_packet_arrive_in_one_message_in_any_order_of_taking(seed: int | None) -> None:
-    pair = Pair(seed)
-    kept: list[list[Any]] = []
+@pytest.mark.parametrize("wanted", [(0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (2, 4, 0, 1, 3)])
+def test_all_tensors_of_a_packet_arrive_in_one_message_whatever_is_wanted_first(wanted: Sequence[int], seed: int | None) -> None:
+    pair = Pair(seed, wanted=wanted)
+    kept: list[dict[int, Any]] = []
     for step in range(4):
         pair.receiver.post()
         pair.send(values_of(step))
-        order = range(5) if step % 2 else reversed(range(5))
-        taken = {i: pair.incoming[i].take() for i in order}
-        kept.append([taken[i] for i in range(5)])
+        kept.append(pair.take())
         assert pair.receiver.drained()
     for step, found in enumerate(kept):  # later steps have not changed what was taken
-        for value, expected in zip(found, values_of(step), strict=True):
-            if expected is None:
-                assert value is None
-            else:
-                assert value.dtype == expected.dtype and value.shape == expected.shape and value.tolist() == expected.tolist()
-                assert value.base is None and value.flags.aligned and value.flags.writeable
+        expected = values_of(step)
+        assert list(found) == [i for i in wanted if i != 1]
+        for i, value in found.items():
+            assert value.dtype == expected[i].dtype and value.shape == expected[i].shape and value.tolist() == expected[i].tolist()
+            assert value.base is None and value.flags.aligned and value.flags.writeable
     counters = pair.world.transport(0).counters
     assert (counters.messages_sent, counters.bytes_sent) == (4, 4 * NBYTES)
     assert not pair.world._channels
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("sent", range(5))
-def test_a_packet_that_is_not_whole_is_dead_for_all_its_tensors_and_the_next_step_is_a_good_one(sent: int, seed: int | None) -> None:
+def test_what_nobody_keeps_is_read_where_it_came_in_arrays_that_stay_the_same(seed: int | None) -> None:
+    pair = Pair(seed, lent=[0, 2, 4])
+    assert [pair.incoming.lend(TRANSFERS[i]) for i in (1, 3)] == [None, None], "a token and an empty tensor"
+    for step in range(4):
+        pair.receiver.post()
+        pair.send(values_of(step))
+        assert pair.take()[3].shape == (0, 4)
+        for i, array in pair.lent.items():
+            expected = values_of(step)[i]
+            assert array is not None and array.flags.aligned and array.dtype == expected.dtype
+            assert array.shape == expected.shape and array.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_packet_that_is_not_sent_is_dead_and_the_next_step_is_a_good_one(seed: int | None) -> None:
     pair = Pair(seed)
     for step in range(4):
         pair.receiver.post()
         if step % 2:
             pair.send(values_of(step))
-            assert pair.incoming[4].take() == step
-            continue
-        for end, value in list(zip(pair.outgoing, values_of(step), strict=True))[:sent]:
-            end.send() if value is None else end.send(value)
-        for end in pair.outgoing[sent:]:
-            end.send_dead()
-        for incoming in pair.incoming:
+            assert pair.take()[4] == step
+        else:
+            pair.outgoing.send_dead()
             with pytest.raises(DeadTensor):
-                incoming.take()
-    while any(end.pending() for end in pair.outgoing):
+                pair.take()
+    while pair.outgoing.pending():
         pass
     assert pair.receiver.drained() and not pair.world._channels
 
 
 def test_a_wrong_shape_or_type_is_refused_and_names_the_tensor() -> None:
-    pair = Pair(transfers=(TRANSFERS[2],))
+    pair = Pair(transfers=(TRANSFERS[2],), wanted=[0])
     for wrong in (np.zeros((2, 2), np.float32), np.zeros(4), np.float64(1)):
         text = f"'x:0' has shape {wrong.shape} and type {wrong.dtype}, but its static shape is (2, 2) and its type float64."
         with pytest.raises(tf.errors.InternalError, match=re.escape(text)):
-            pair.outgoing[0].send(wrong)
+            pair.send([wrong])
 
 
 def test_the_next_step_s_first_tensor_waits_by_name_until_the_last_packet_has_left() -> None:
@@ -240,23 +313,24 @@ def test_the_next_step_s_first_tensor_waits_by_name_until_the_last_packet_has_le
     pair.sender.post()
     pair.send(values_of(1))
     assert waits == ["rank 1 to receive 'b:0' of the step before"]
-    assert pair.incoming[4].take() == 0.0, "the packet was written before it had left"
+    assert pair.take()[4] == 0.0, "the packet was written before it had left"
 
 
 def _left_at_once(seed: int) -> bool:
     pair = Pair(seed)
     pair.send(values_of(0))
-    return not any(end.pending() for end in pair.outgoing)
+    return not pair.outgoing.pending()
 
 
 def test_a_wait_says_which_tensor_is_awaited_and_a_step_that_cannot_wait_is_blocked_on_it() -> None:
-    pair = Pair(wait=None)
+    pair = Pair(wait=None, wanted=[2, 0, 1, 3, 4])
     pair.receiver.post()
     with pytest.raises(Blocked) as caught:
-        pair.incoming[2].take()
+        pair.take()
     pending = caught.value.pending
     assert pending.describe() == "tensor 'x:0' from /job:a/task:0 on rank 0 (for /job:b/task:0)"
     assert not pending.ready()
     pair.send(values_of(3))
-    assert pending.ready() and pending.result().tolist() == np.full((2, 2), 3.5).tolist()
-    assert pair.incoming[1].describe() == "the end of operation 'done' from /job:a/task:0 on rank 0 (for /job:b/task:0)"
+    assert pending.ready() and pending.result()[0].tolist() == np.full((2, 2), 3.5).tolist()
+    pair = Pair(wanted=[1, 0, 2, 3, 4])
+    assert pair.incoming.describe() == "the end of operation 'done' from /job:a/task:0 on rank 0 (for /job:b/task:0)"
