@@ -29,11 +29,12 @@ KIB, MIB = 2**10, 2**20
 SIZES = {
     PACKET: (8, 4 * KIB),
     MESSAGE: (KIB, 16 * KIB, 128 * KIB, MIB, 4 * MIB),
-    WINDOW: (16 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB),
-    PRODUCED: (16 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB),
+    WINDOW: (16 * KIB, 128 * KIB, MIB, 4 * MIB),
+    PRODUCED: (16 * KIB, 128 * KIB, MIB, 4 * MIB),
 }
 WHOLE, IN_PARTS = "each reads all", "in parts"
 MEETINGS = {WHOLE: (KIB, 64 * KIB), IN_PARTS: (256 * KIB, MIB, 4 * MIB)}
+LATE = 25  # percentile: of sleeps neither the luckiest nor one that others have made longer
 WAITS_S = (20e-6, 100e-6, 300e-6, 1e-3, 3e-3, 10e-3)  # after which a rank finds what has come
 MANY, ROUNDS = 24, 20
 FEW_HOPS, MOST_HOPS, RELAYED_NBYTES = 2, 26, MIB  # as many hops as fit into a core's cache, if that is more than two
@@ -157,7 +158,7 @@ class MessageCosts:
                 seconds -= max(own) if way in MEETINGS else sum(own)  # in a relay one behind the other
             found.append(seconds)
             self.together()
-        return float(self._comm.bcast((found[1] - found[0]) / (most - FEW_HOPS)))
+        return float(self._comm.bcast(max(0.0, found[1] - found[0]) / (most - FEW_HOPS)))
 
     def _run_s(self, executor: Executor) -> float:
         """Seconds of a step on rank 0."""
@@ -203,7 +204,7 @@ class MessageCosts:
                     executor.run({})
                     clocks.append(time.perf_counter())
             sides = self._comm.allgather(clocks)
-            delays[wait_s] = float(np.median(np.subtract(sides[1], sides[0])))
+            delays[wait_s] = float(np.percentile(np.subtract(sides[1], sides[0]), LATE))
         self.together()
         waits, least_s = list(delays), min(delays.values())
         return lambda waited_s: float(np.interp(waited_s, waits, [delays[w] - least_s for w in waits]))

@@ -231,7 +231,7 @@ def tell(report: Report, tables: Sequence[Costs]) -> None:
         for nbytes in sizes:
             values = {part: Measured([[getattr(table, f"{part}_s")(way, nbytes)] for table in tables]) for part in parts}
             report.row(f"{way}, {nbytes:,} B", "a message", "us", values)
-    for what in ("begin", "put", "get", "spin", "slice"):
+    for what in ("begin", "put", "get", *(("spin", "slice") if tables[0].cores else ())):
         report.row(what, "other costs", "us", {"seconds": Measured([[getattr(table, f"{what}_s")] for table in tables])})
     for waited_s in WAITS_S:
         report.row(
