@@ -30,7 +30,7 @@ import numpy as np
 
 from mpirt.compiler.exchange import Fold, Make, View
 from mpirt.compiler.packets import is_small
-from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, is_state
+from mpirt.compiler.program import HOST, NO_SLOT, Meet, Move, Program, Read, Recv, Run, Send, is_state
 from mpirt.graph.graph import Operation, Tensor
 
 BLOCK_NBYTES = 1 << 18  # of each array of a chain: two or three of them fit into a core's second cache
@@ -316,7 +316,7 @@ class _Assigner:
             elif isinstance(i, Move | Send):
                 held.add(i.source)
             else:
-                assert isinstance(i, Read | Recv | Make), f"who holds what {i} reads?"
+                assert isinstance(i, Read | Recv | Make | Meet), f"who holds what {i} reads?"
         self.staying = {roots.get(slot, slot) for slot in self.program.fetches}
         held.update(self.staying)
         held.update([root for view, root in roots.items() if view in held])

@@ -23,6 +23,9 @@ tree       more ranks than `ALL_PAIRS_RANKS`: reduced in a tree of ranks, sent b
 one        only one rank has inputs: it sends the result down a tree
 =========  ======================================================================================================
 
+Where all ranks have inputs, want the result and share memory, all pairs and chunks go without messages: each rank puts what it has on
+a board (`transport.board`), and reads what it needs of the others'. Then large results lie there too, once for all ranks.
+
 Pure: plans and ranks in, data out. Neighbours: ``program`` numbers the messages and owns the slots, ``runtime.folding`` runs
 the instructions.
 """
@@ -41,6 +44,7 @@ from mpirt.dtypes import DType
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.graph.shapes import is_static, num_elements
 from mpirt.ops.collective_ops import GATHER, REDUCE_SCATTER
+from mpirt.transport import board
 
 ALL_PAIRS_NBYTES = 1 << 16
 ALL_PAIRS_RANKS = 8
@@ -125,6 +129,9 @@ class Emitter(Protocol):
     def receive(self, message: MessageKey, into: tuple[int, Part] | None = None) -> int:
         """Wait for a message of this exchange; gives its slot, or that of the array into a part of which it came."""
 
+    def meet(self, how: str, number: int, source: int) -> int:
+        """Have all ranks of this exchange compute it on a board; gives the slot of the result."""
+
     def give(self, tensor: Tensor, slot: int) -> None:
         """Note where the value of an output is."""
 
@@ -132,7 +139,9 @@ class Emitter(Protocol):
 class Exchange:
     """One or more collectives, carried out by ranks together. The same on every rank."""
 
-    def __init__(self, collectives: Sequence[Collective], rank_of: Callable[[Task], int]) -> None:
+    def __init__(
+        self, collectives: Sequence[Collective], rank_of: Callable[[Task], int], memory: Sequence[int] | None = None
+    ) -> None:
         first = collectives[0]
         self.collectives = tuple(collectives)
         self.op = first.op
@@ -142,6 +151,7 @@ class Exchange:
         self.receivers = tuple(sorted({rank for ranks in self.targets for rank in ranks}))
         self.ranks = tuple(sorted({*self.senders, *self.receivers}))
         self.dtype = first.op.inputs[0].dtype.base_dtype
+        self._memory = memory
         self._tasks = {rank_of(task): task for task in reversed(first.tasks)}  # of each rank the first that takes part
 
     def task_at(self, rank: int) -> Task:
@@ -181,6 +191,13 @@ class Exchange:
         if self.shape is not None and self.size * self.dtype.size > ALL_PAIRS_NBYTES and len(self.ranks) <= ALL_PAIRS_RANKS:
             return "chunks"
         return "all pairs" if len(self.ranks) <= ALL_PAIRS_RANKS else "tree"
+
+    @cached_property
+    def meets(self) -> bool:
+        """Whether its ranks do it on a board (see `transport.board`) rather than by messages."""
+        if self._memory is None or not board.USABLE or self.way not in ("all pairs", "chunks") or self.senders != self.receivers:
+            return False
+        return self.size * self.dtype.size > 0 and len({self._memory[rank] for rank in self.ranks}) == 1
 
     @property
     def _gathers_in_place(self) -> bool:
@@ -281,12 +298,15 @@ def _bucket_key(collective: Collective, rank_of: Callable[[Task], int]) -> objec
     return kind, sources, frozenset(rank_of(task) for task in collective.targets[0])
 
 
-def exchanges(order: Sequence[Collective | None], rank_of: Callable[[Task], int]) -> list[Exchange]:
+def exchanges(
+    order: Sequence[Collective | None], rank_of: Callable[[Task], int], memory: Sequence[int] | None = None
+) -> list[Exchange]:
     """The exchanges of a plan: collectives that are next to one another in its order, alike and independent share one.
 
     Parameters
     ----------
     order : the collectives of the plan in its order, with None where other operations lie between
+    memory : see `compiler.program.link`
     """
     found: list[Exchange] = []
     bucket: list[Collective] = []
@@ -296,7 +316,7 @@ def exchanges(order: Sequence[Collective | None], rank_of: Callable[[Task], int]
         mine = None if collective is None else _bucket_key(collective, rank_of)
         size = 0 if mine is None or collective is None else buckets.nbytes_of(collective.op)
         if bucket and (mine is None or mine != key or nbytes + size > buckets.BUCKET_NBYTES or _depends(collective, bucket)):
-            found.append(Exchange(bucket, rank_of))
+            found.append(Exchange(bucket, rank_of, memory))
             bucket, nbytes = [], 0
         if collective is not None:
             bucket.append(collective)
@@ -331,6 +351,8 @@ class _Part:
             self._scatter()
         elif way == "one":
             self._from_one()
+        elif self.exchange.meets:
+            self._give(self.program.meet(self.how, self.divisor, self._local()))
         elif way == "all pairs":
             self._all_pairs()
         elif way == "tree":
@@ -483,7 +505,7 @@ class _Part:
         if len(slots) == 1 and divisor == 1:
             return slots[0]
         inputs, parts = tuple(slots), (None,) * len(slots)
-        if ex.shape is not None and ex.size * ex.dtype.size >= KEPT_NBYTES:
+        if ex.shape is not None and (ex.meets or ex.size * ex.dtype.size >= KEPT_NBYTES):
             out = self._make(ex.shape)
             self.program.emit(Fold(ex.name, self.how, divisor, inputs, parts, out, (0, ex.size), op=ex.op))
             return out

@@ -48,6 +48,7 @@ class Transfer:
     src: Task
     reason: str  # who needs it: a task, or FETCH
     in_place: bool = False  # it is received into a part of another array
+    on_board: bool = False  # of a collective that its ranks compute on a board: no message is sent, its bytes are read where they lie
     op: Operation | None = field(default=None, compare=False, repr=False)  # that made the tensor, where the graph is at hand
 
     @property
@@ -107,9 +108,27 @@ class Recv:
     part: Part | None = None  # the elements of the array in ``target`` (of a `Make`) that it fills, if it isn't an array of its own
 
 
-Instruction = Run | Read | Move | Send | Recv | Make | Fold | View
+@dataclass(frozen=True, slots=True)
+class Meet:
+    """Reduce what all ranks of a collective have, on a board (`transport.board`); all of them do it."""
 
-WINDOW_NBYTES = 1 << 16  # smaller tensors are there as soon in a message
+    name: str  # of the collective
+    how: str  # sum, max, min
+    number: int  # what the result is divided by
+    rank: int
+    ranks: tuple[int, ...]  # in their order; the first makes the board
+    dtype: DType
+    shape: tuple[int, ...]
+    whole: bool  # each rank reads all that the others have; else each reduces a part, for all
+    source: int
+    target: int
+    transfers: tuple[Transfer, ...]  # in place of which it is: those from and to this rank
+    op: Operation | None = field(default=None, compare=False, repr=False)  # where the graph is at hand
+
+
+Instruction = Run | Read | Move | Send | Recv | Make | Fold | View | Meet
+
+WINDOW_NBYTES = 1 << 14  # smaller tensors are there about as soon in a message, and need no memory of their own
 WORD_NBYTES = 16  # the message that tells of a tensor in a window: its number, and where the window is
 
 
@@ -196,6 +215,10 @@ def _line(i: Instruction, memory: Sequence[int] | None) -> str:
         return f"make  s{i.target} = {i.dtype.name}{list(i.shape)}"
     if isinstance(i, View):
         return f"view  s{i.target} = s{i.source}{_part(i.part)} as {list(i.shape)}"
+    if isinstance(i, Meet):
+        ranks, number = ", ".join(map(str, i.ranks)), f", {i.number}" if i.number != 1 else ""
+        who = f"ranks {ranks}, each {'all of it' if i.whole else 'a part'}"
+        return f"meet  s{i.target} = {i.how}(s{i.source}{number}) {i.dtype.name}{list(i.shape)} on a board of {who}, for {i.name}"
     if isinstance(i, Fold):
         inputs = ", ".join(f"s{slot}{_part(part)}" for slot, part in zip(i.inputs, i.parts, strict=True))
         number = f", {i.number}" if i.number != 1 or i.how == JOIN else ""
@@ -216,7 +239,14 @@ def _slots(slots: Sequence[int]) -> str:
     return ", ".join("-" if s == NO_SLOT else f"s{s}" for s in slots)
 
 
-def link(plan: Plan, rank_of: Callable[[Task], int], rank: int, num_ranks: int, deliver: str | int = "all") -> Program:
+def link(
+    plan: Plan,
+    rank_of: Callable[[Task], int],
+    rank: int,
+    num_ranks: int,
+    deliver: str | int = "all",
+    memory: Sequence[int] | None = None,
+) -> Program:
     """The program of ``rank``.
 
     Parameters
@@ -227,13 +257,17 @@ def link(plan: Plan, rank_of: Callable[[Task], int], rank: int, num_ranks: int, 
     deliver : "all" - every fetched value reaches every rank; "owner" - only its end does. Either way a failure anywhere
         reaches every rank, because every operation of a plan is an ancestor of a fetch. A rank: the values reach that rank
         only, and nothing tells of the end of a step: its master knows.
+    memory : ``Transport.memory``: where ranks share it, they reduce on boards. None: by messages everywhere
     """
-    return _Linker(plan, rank_of, rank, num_ranks, deliver).link()
+    return _Linker(plan, rank_of, rank, num_ranks, deliver, memory).link()
 
 
 class _Linker:
-    def __init__(self, plan: Plan, rank_of: Callable[[Task], int], rank: int, num_ranks: int, deliver: str | int) -> None:
+    def __init__(
+        self, plan: Plan, rank_of: Callable[[Task], int], rank: int, num_ranks: int, deliver: str | int, memory: Sequence[int] | None
+    ) -> None:
         self.plan = plan
+        self.memory = memory
         self.rank_of = rank_of
         self.rank = rank
         self.program = Program(rank)
@@ -290,7 +324,7 @@ class _Linker:
         if not self.plan.collectives:
             return
         order = [None if node.fed is not None else self.plan.collectives.get(node.op) for node in self.plan.nodes]
-        for exchange in exchanges(order, self.rank_of):
+        for exchange in exchanges(order, self.rank_of, self.memory):
             home = self.rank_of(self.plan.placement[exchange.op].task)
             if exchange.ranks == (home,):
                 continue  # an operation like any other
@@ -354,7 +388,7 @@ class _Linker:
         if exchange is None:
             return
         if self.rank in exchange.ranks:
-            exchange.emit(self.rank, _Emitter(self, exchange.op))
+            exchange.emit(self.rank, _Emitter(self, exchange))
         for collective in exchange.collectives:
             if self.rank_of(self.plan.placement[collective.op].task) == self.rank:
                 self._send(collective.op)
@@ -505,9 +539,10 @@ class _Linker:
 class _Emitter:
     """The program under construction as an exchange sees it: see `compiler.exchange.Emitter`."""
 
-    def __init__(self, linker: _Linker, of: Operation) -> None:
+    def __init__(self, linker: _Linker, exchange: Exchange) -> None:
         self._linker = linker
-        self._of = of
+        self._of = exchange.op
+        self._exchange = exchange
         self.new_slot = linker._new_slot
         self.emit: Callable[[Make | Fold | View], None] = linker._emit
 
@@ -522,6 +557,14 @@ class _Emitter:
         self._linker._emit(Recv(self._transfer(message), slot, part))
         return slot
 
+    def meet(self, how: str, number: int, source: int) -> int:
+        linker, ex = self._linker, self._exchange
+        rank, target = linker.rank, linker._new_slot()
+        own = tuple([t for t in map(self._transfer, (m.key for m in ex.messages())) if rank in (t.src_rank, t.dst_rank)])
+        whole = ex.way == "all pairs"
+        linker._emit(Meet(ex.name, how, number, rank, ex.ranks, ex.dtype, ex.shape or (), whole, source, target, own, ex.op))
+        return target
+
     def give(self, tensor: Tensor, slot: int) -> None:
         self._linker._keep(tensor, HOST, slot)
 
@@ -533,7 +576,8 @@ def _of_exchange(index: int, message: Message, exchange: Exchange) -> Transfer:
     tensor, task = message.tensor, exchange.task_at(message.src)
     reason = f"{exchange.name}, {exchange.way}: {message.role} {message.number}"
     ends = message.src, message.dst
-    return Transfer(index, tensor.name, exchange.dtype, message.shape, *ends, task, reason, message.in_place, exchange.op)
+    on_board = exchange.meets
+    return Transfer(index, tensor.name, exchange.dtype, message.shape, *ends, task, reason, message.in_place, on_board, exchange.op)
 
 
 def _transfer(index: int, source: Tensor | Operation, src: int, dst: int, task: Task, why: str) -> Transfer:

@@ -260,7 +260,8 @@ class CollectiveSession:
     def _compile(self, steps: _Steps, leaves: Leaves, feeds: Mapping[Tensor, Any]) -> _Step:
         cluster = self._cluster
         plan = make_plan(self._graph, leaves, feeds.keys(), cluster.inventory, self._rules, self._places.pinned)
-        program = link(plan, cluster.rank_of, cluster.rank, cluster.size, self._fetch_on)
+        memory = cluster.transport.memory
+        program = link(plan, cluster.rank_of, cluster.rank, cluster.size, self._fetch_on, memory)
 
         def host_of(tensor: Tensor) -> int:
             return cluster.rank_of(plan.device_of(tensor).task)
@@ -299,8 +300,9 @@ class CollectiveSession:
         step = next((s for s in steps.known if feeds <= s.feeds), None) if steps is not None else None
         if step is None:
             raise not_run_error()
-        program = link(step.plan, self._cluster.rank_of, self._cluster.rank, self._cluster.size, self._fetch_on)
-        return traffic_of(program, self._cluster.transport.memory)
+        memory = self._cluster.transport.memory
+        program = link(step.plan, self._cluster.rank_of, self._cluster.rank, self._cluster.size, self._fetch_on, memory)
+        return traffic_of(program, memory)
 
     # ---- the end
 

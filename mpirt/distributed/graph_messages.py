@@ -239,6 +239,7 @@ def program_def(program: Program) -> ProgramDef:
         elif isinstance(i, View):
             entry = InstructionDef(kind=_VIEW, inputs=[i.source], outputs=[i.target], parts=i.part or _ALL, made=_spec("", None, i.shape))
         else:
+            assert isinstance(i, Fold), f"only who runs a program that was sent to nobody may have {i}"
             parts = [place for part in (i.into, *i.parts) for place in part or _ALL]
             entry = InstructionDef(kind=_FOLD, name=i.name, how=i.how, number=i.number, labels=i.labels)
             entry.MergeFrom(InstructionDef(inputs=i.inputs, outputs=[i.target], parts=parts))

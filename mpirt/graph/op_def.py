@@ -135,7 +135,7 @@ class Kernel:
     ``memory`` says whose memory results are: ``"own"`` - their own, and no input is kept when the kernel has returned;
     ``"view"`` - the one result may be the first input or a view of it, nothing else is kept; ``""`` - nothing is promised.
     ``takes_out`` says that the function has an argument ``out``: an array with the static shape and type of the one result,
-    for it to be written into, or None.
+    for it to be written into (see `fitting`), or None.
     """
 
     function: Callable[..., Any] | None
@@ -144,6 +144,11 @@ class Kernel:
     host: frozenset[str]
     memory: str
     takes_out: bool = False
+
+
+def fitting(out: Any, shape: tuple[int, ...], *operands: Any) -> Any:
+    """``out`` if a result of ``shape`` and of the type that all ``operands`` have can be written there, else None."""
+    return out if out.shape == shape and all([out.dtype == operand.dtype for operand in operands]) else None
 
 
 class Signature(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 from mpirt import dtypes
 from mpirt.dtypes import FLOATING, REAL, DType
 from mpirt.graph.graph import Operation, Tensor, get_default_graph
-from mpirt.graph.op_def import KernelContext, ShapeContext, register_gradient, register_kernel, register_op
+from mpirt.graph.op_def import KernelContext, ShapeContext, fitting, register_gradient, register_kernel, register_op
 from mpirt.graph.shapes import Shape, merge
 from mpirt.ops.apply import apply_op, convert_to_tensor
 
@@ -51,13 +51,17 @@ _register("Relu", REAL)
 
 
 @register_kernel("Relu", memory="own")
-def _relu(ctx: KernelContext, x: Any) -> Any:
-    return ctx.xp.maximum(x, x.dtype.type(0))
+def _relu(ctx: KernelContext, x: Any, *, out: Any = None) -> Any:
+    if out is not None:
+        out = fitting(out, x.shape, x)
+    return ctx.xp.maximum(x, x.dtype.type(0), out=out)
 
 
 @register_kernel("ReluGrad", memory="own")
-def _relu_grad_kernel(ctx: KernelContext, dy: Any, x: Any) -> Any:
-    return ctx.xp.multiply(dy, x > 0)
+def _relu_grad_kernel(ctx: KernelContext, dy: Any, x: Any, *, out: Any = None) -> Any:
+    if out is not None:
+        out = fitting(out, dy.shape, dy)
+    return ctx.xp.multiply(dy, x > 0, out=out)
 
 
 @register_gradient("Relu")

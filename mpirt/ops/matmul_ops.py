@@ -13,7 +13,7 @@ import numpy as np
 from mpirt import dtypes, errors
 from mpirt.dtypes import COMPLEX, FLOATING, DType
 from mpirt.graph.graph import Operation, Tensor, get_default_graph
-from mpirt.graph.op_def import KernelContext, ShapeContext, register_gradient, register_kernel, register_op
+from mpirt.graph.op_def import KernelContext, ShapeContext, fitting, register_gradient, register_kernel, register_op
 from mpirt.graph.shapes import Shape, broadcast, is_static, merge, text, with_rank
 from mpirt.ops.apply import apply_op, convert_to_tensor, is_tensor, set_operator
 from mpirt.ops.cast_ops import cast
@@ -118,7 +118,7 @@ def _check_inner(k_a: int | None, k_b: int | None, a: Shape, b: Shape) -> None:
 
 
 @register_kernel("MatMul", memory="own")
-def _matmul(ctx: KernelContext, a: Any, b: Any, *, transpose_a: bool, transpose_b: bool) -> Any:
+def _matmul(ctx: KernelContext, a: Any, b: Any, *, transpose_a: bool, transpose_b: bool, out: Any = None) -> Any:
     if transpose_a:
         a = a.T
     if transpose_b:
@@ -129,7 +129,9 @@ def _matmul(ctx: KernelContext, a: Any, b: Any, *, transpose_a: bool, transpose_
         )
     if a.dtype == np.float16:
         return ctx.xp.matmul(a.astype(np.float32), b.astype(np.float32)).astype(np.float16)
-    return ctx.xp.matmul(a, b)
+    if out is not None:
+        out = fitting(out, (a.shape[0], b.shape[1]), a, b)
+    return ctx.xp.matmul(a, b, out=out)
 
 
 @register_gradient("MatMul")
@@ -180,7 +182,7 @@ register_op(
 
 
 @register_kernel("BatchMatMul", "BatchMatMulV2", memory="own")
-def _batch_matmul(ctx: KernelContext, x: Any, y: Any, *, adj_x: bool, adj_y: bool) -> Any:
+def _batch_matmul(ctx: KernelContext, x: Any, y: Any, *, adj_x: bool, adj_y: bool, out: Any = None) -> Any:
     if adj_x:
         x = _adjoint(ctx, x)
     if adj_y:
@@ -191,7 +193,9 @@ def _batch_matmul(ctx: KernelContext, x: Any, y: Any, *, adj_x: bool, adj_y: boo
         )
     if x.dtype == np.float16:
         return ctx.xp.matmul(x.astype(np.float32), y.astype(np.float32)).astype(np.float16)
-    return ctx.xp.matmul(x, y)
+    if out is not None:
+        out = fitting(out, (*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1]), x, y)
+    return ctx.xp.matmul(x, y, out=out)
 
 
 @register_kernel("BatchMatMulV3", memory="own")

@@ -14,7 +14,7 @@ import numpy as np
 from mpirt import dtypes, errors
 from mpirt.dtypes import FLOATING, INDEX, NUMERIC
 from mpirt.graph.graph import Operation, Tensor, get_default_graph
-from mpirt.graph.op_def import KernelContext, ShapeContext, register_gradient, register_kernel, register_op
+from mpirt.graph.op_def import KernelContext, ShapeContext, fitting, register_gradient, register_kernel, register_op
 from mpirt.graph.shapes import Shape, broadcast, compatible, is_static, merge, text, with_rank
 from mpirt.ops.activation_ops import relu
 from mpirt.ops.apply import apply_op, convert_to_tensor
@@ -447,21 +447,23 @@ register_op("BiasAddV1", inputs=["value: T", "bias: T"], outputs=["output: T"], 
 
 
 @register_kernel("BiasAdd", memory="own")
-def _bias_add(ctx: KernelContext, x: Any, bias: Any, *, data_format: str) -> Any:
+def _bias_add(ctx: KernelContext, x: Any, bias: Any, *, data_format: str, out: Any = None) -> Any:
     axis = 1 if data_format == "NCHW" else x.ndim - 1
     if bias.ndim != 1 or x.ndim < 2 or x.shape[axis] != bias.shape[0]:
         raise errors.InvalidArgumentError(
             f"{ctx.op.name!r}: a bias of shape {tuple(bias.shape)} doesn't fit {data_format} values of shape {tuple(x.shape)}.",
             op=ctx.op,
         )
-    if axis == x.ndim - 1:
-        return ctx.xp.add(x, bias)
-    return ctx.xp.add(x, bias.reshape((-1,) + (1,) * (x.ndim - 2)))
+    if axis < x.ndim - 1:
+        bias = bias.reshape((-1,) + (1,) * (x.ndim - 2))
+    if out is not None:
+        out = fitting(out, x.shape, x, bias)
+    return ctx.xp.add(x, bias, out=out)
 
 
 @register_kernel("BiasAddV1", memory="own")
-def _bias_add_v1(ctx: KernelContext, x: Any, bias: Any) -> Any:
-    return _bias_add(ctx, x, bias, data_format="NHWC")
+def _bias_add_v1(ctx: KernelContext, x: Any, bias: Any, *, out: Any = None) -> Any:
+    return _bias_add(ctx, x, bias, data_format="NHWC", out=out)
 
 
 @register_gradient("BiasAdd", "BiasAddV1")

@@ -59,6 +59,16 @@ def writing_to(call: Any, out: Any) -> Callable[..., Any]:
     return MethodType(_with_attributes(call.__func__, {"out": out}), call.__self__)
 
 
+def writing_into(call: Any, lend: Callable[[], Any]) -> Callable[..., Any]:
+    """``call``, of a kernel that takes an ``out``, with the array that ``lend`` gives each time. Binding it again is fine."""
+    kernel = call.args[0] if isinstance(call, partial) and call.func is _with_out else call
+    return partial(_with_out, kernel, lend)
+
+
+def _with_out(kernel: Any, lend: Callable[[], Any], *operands: Any) -> Any:
+    return kernel.__func__(kernel.__self__, *operands, out=lend())
+
+
 def out_of(run: Run) -> int | tuple[int, ...]:
     """Where results go: one slot if the kernel returns one array, else a slot for each."""
     outputs = run.op.definition.outputs

@@ -26,13 +26,14 @@ from mpirt.compiler.body import compile_body
 from mpirt.compiler.buffers import assign_buffers, signature_of
 from mpirt.compiler.exchange import Fold, Make, View
 from mpirt.compiler.placer import DeviceName
-from mpirt.compiler.program import NO_SLOT, Move, Program, Read, Recv, Run, Send, Transfer
+from mpirt.compiler.program import NO_SLOT, Meet, Move, Program, Read, Recv, Run, Send, Transfer
 from mpirt.graph.function import Function, has_body
 from mpirt.graph.graph import Operation
 from mpirt.graph.op_def import Blocked, Pending
-from mpirt.runtime.calls import ALL, Devices, Instruction, kernel_call, move_call, out_of, read, send_part
+from mpirt.runtime.calls import ALL, Devices, Instruction, kernel_call, move_call, out_of, read, send_part, writing_into
 from mpirt.runtime.device import Device
 from mpirt.runtime.folding import Made, fold_call, view_call
+from mpirt.runtime.meetings import Meeting, Meetings
 from mpirt.runtime.packets import Array, IncomingPacket, OutgoingPacket, Packets
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
 from mpirt.runtime.resources import ResourceManager
@@ -248,23 +249,30 @@ class Executor:
         return lane
 
     def _bind_messages(self) -> None:
-        self._incoming: list[Incoming | Packets] = []
+        meetings = Meetings(self.program, self._transport, self.first_tag, self._wait)
+        self._incoming: list[Incoming | Packets | Meetings] = [meetings] if meetings.ends else []
         self._produced: dict[int, Callable[[], Any]] = {}  # for slots whose values leave through windows, what lends the window's array
         self._lent: dict[int, Array] = {}  # values of packets that stay where they come, by slot
         self._placed: dict[int, Array] = {}  # results that are made where they are sent from, by slot
         self._packets: Packets | None = None
-        self._outgoing: list[tuple[int, Outgoing | OutgoingPacket]] = []  # with the position that starts each
+        self._outgoing: list[tuple[int, Outgoing | OutgoingPacket | Meeting]] = []  # with the position that starts each
         made: dict[int, Made] = {}
         instructions = self.program.instructions
         after = 0  # position behind the packet at hand
         for position, instruction in enumerate(instructions):
             if isinstance(instruction, Make):
-                array = made[instruction.target] = Made(instruction)
+                array = meetings.makers.get(instruction.target) or made.setdefault(instruction.target, Made(instruction))
                 self._code[position] = (array.take, (), instruction.target, self._code[position][3])
-            if not isinstance(instruction, Send | Recv) or position < after:
+            if not isinstance(instruction, Send | Recv | Meet) or position < after:
                 continue
-            transport, transfer = self._transport, instruction.transfer
-            assert transport is not None, f"a program without transport has the message {transfer}"
+            transport = self._transport
+            assert transport is not None, f"a program without transport has {instruction}"
+            if isinstance(instruction, Meet):
+                meeting = meetings.ends[instruction.target]
+                self._outgoing.append((position, meeting))
+                self._code[position] = (meeting.call, (instruction.source,), instruction.target, self._code[position][3])
+                continue
+            transfer = instruction.transfer
             packets = self._packets
             if packets is None:
                 packets = self._packets = Packets(self.program, transport, self.first_tag, self._wait)
@@ -307,7 +315,8 @@ class Executor:
             if send.source in self._told:
                 self._placed.setdefault(send.source, outgoing.place(send.transfer))
         if part is None:
-            self._join(position, len(sends), outgoing.sender([s.source for s in sends]), ALL, NO_SLOT)
+            made_there = any(s.source in self._told for s in sends)
+            self._join(position, len(sends), outgoing.sender([s.source for s in sends], made_there), ALL, NO_SLOT)
         else:  # of a collective: these travel alone
             start = outgoing.sender([0])
             call = partial(send_part, lambda array: start([array]), part)
@@ -345,7 +354,10 @@ class Executor:
                 self._code[position] = (call, ins, out, tuple([slot for slot in frees if slot not in stay]))
 
     def _produce_in_place(self) -> None:
-        """Have the single ufuncs whose results leave through windows write them there; segments do that by themselves."""
+        """Have the single ufuncs, and kernels with ``out``, whose results leave through windows write them there.
+
+        Segments do that by themselves.
+        """
         if not self._produced:
             return
         for position, instruction in enumerate(self.program.instructions):
@@ -355,6 +367,9 @@ class Executor:
                     ufunc, _, inputs = signature
                     call = Producing(getattr(np, ufunc), inputs, self._produced[instruction.outputs[0]])
                     self._code[position] = (call, *self._code[position][1:])
+                elif instruction.device.type == "CPU" and instruction.op.definition.kernels["CPU"].takes_out:
+                    kernel, *rest = self._code[position]
+                    self._code[position] = (writing_into(kernel, self._produced[instruction.outputs[0]]), *rest)
 
     def _post(self) -> None:
         """Get everything ready that messages of the next step come into."""
@@ -574,7 +589,7 @@ class Executor:
             op = instruction.op
         elif isinstance(instruction, Move):
             op = instruction.tensor.op
-        elif isinstance(instruction, Fold):
+        elif isinstance(instruction, Fold | Meet):
             op = instruction.op
         elif isinstance(instruction, Send | Recv):
             op = instruction.transfer.op

@@ -6,7 +6,7 @@ Owns: the calls for the instructions `Fold` and `View`, and `Made`, the array of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -68,11 +68,11 @@ def fold_call(fold: Fold) -> tuple[Callable[..., Any], tuple[int, ...]]:
         return partial(_join, fold), fold.inputs
     if fold.into is None:
         plain = len(fold.inputs) == 2 and fold.number == 1 and not fold.labels
-        return _FUNCTIONS[fold.how] if plain else partial(_fold_new, fold), fold.inputs
+        return FUNCTIONS[fold.how] if plain else partial(_fold_new, fold), fold.inputs
     return partial(_fold_into, fold), (fold.target, *fold.inputs)
 
 
-_FUNCTIONS: dict[str, Callable[..., Any]] = {"sum": np.add, "max": np.maximum, "min": np.minimum}
+FUNCTIONS: dict[str, Callable[..., Any]] = {"sum": np.add, "max": np.maximum, "min": np.minimum}
 
 
 def _join(fold: Fold, *arrays: Any) -> Any:
@@ -90,13 +90,17 @@ def _fold_into(fold: Fold, target: Any, *arrays: Any) -> None:
     start, stop = fold.into
     out = target.reshape(-1)[start:stop]
     flat = [_flat(a) if part is None else a[part[0] : part[1]] for a, part in zip(arrays, fold.parts, strict=True)]
-    size = stop - start
-    if len(flat) + (fold.number != 1) < 3 or out.nbytes <= BLOCK_NBYTES:
-        combine(np, fold.how, flat, fold.number, out)
+    reduce_into(fold.how, flat, fold.number, out)
+
+
+def reduce_into(how: str, flat: Sequence[Any], divisor: int, out: Any) -> None:
+    """Reduce arrays of one dimension, see ``collective_ops.combine``."""
+    if len(flat) + (divisor != 1) < 3 or out.nbytes <= BLOCK_NBYTES:
+        combine(np, how, flat, divisor, out)
         return
     step = max(1, BLOCK_NBYTES // out.itemsize)  # several passes over the same elements: block by block
-    for at in range(0, size, step):
-        combine(np, fold.how, [a[at : at + step] for a in flat], fold.number, out[at : at + step])
+    for at in range(0, out.size, step):
+        combine(np, how, [a[at : at + step] for a in flat], divisor, out[at : at + step])
 
 
 def view_call(view: View) -> Callable[[Any], Any]:

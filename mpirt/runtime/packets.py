@@ -17,7 +17,7 @@ import numpy as np
 from mpirt.compiler.packets import is_small, packed_nbytes
 from mpirt.compiler.program import Program, Transfer
 from mpirt.graph.op_def import Blocked
-from mpirt.runtime.rendezvous import DeadTensor, Wait, broken_promise, described
+from mpirt.runtime.rendezvous import DeadTensor, Wait, broken_promise, comes_soon, described
 from mpirt.transport.base import PENDING, Prepared, Request, Transport
 
 Array = np.ndarray[Any, Any]
@@ -112,12 +112,13 @@ class OutgoingPacket:
         assert place is not None, f"{transfer} has no content"
         return place
 
-    def sender(self, slots: Sequence[int]) -> Callable[[Sequence[Any]], None]:
+    def sender(self, slots: Sequence[int], made_there: bool = False) -> Callable[[Sequence[Any]], None]:
         """What starts to send the values of this step: a function of all slots.
 
         Parameters
         ----------
         slots : where the value of each transfer is; no matter for a token
+        made_there : whether all of them are likely to be in their `place` already
 
         Notes
         -----
@@ -129,6 +130,7 @@ class OutgoingPacket:
             if (place := self._places[transfer.index]) is not None
         ]
         all_left, left, finish_last, start = self._left, self.request.test, self._finish_last, self.request.start
+        places = [(slot, place) for slot, _, place, _, _ in stores]
 
         def send(values: Sequence[Any]) -> None:
             if not all_left[0] and not left():
@@ -143,7 +145,15 @@ class OutgoingPacket:
                 place[...] = array
             start()
 
-        return send
+        def send_what_is_there(values: Sequence[Any]) -> None:
+            for slot, place in places:
+                if values[slot] is not place:
+                    send(values)
+                    return
+            start()
+
+        # Nothing has been made there but with the packet of the step before gone.
+        return send_what_is_there if made_there else send
 
     def pending(self) -> bool:
         """Whether a message is still under way."""
@@ -192,9 +202,9 @@ class IncomingPacket:
         self.request = transport.prepare_receive(buffer, self._first.src_rank, first_tag + together[0].index)
         self.ready: Callable[[], bool] = self.request.test
         self._soon = self.request.soon
-        self._looks = _ONE_LOOK if wait is None else _LOOKS
+        self._looks = _ONE_LOOK if wait is None or transport.crowded else _LOOKS
         self._nbytes = self.request.nbytes
-        self._contents: Callable[[], Any] = _nothing
+        self._contents: Callable[[], Any] | None = None
 
     def __del__(self) -> None:
         if hasattr(self, "request"):
@@ -207,29 +217,29 @@ class IncomingPacket:
     def give(self, transfers: Sequence[Transfer]) -> None:
         """Have `take` return these tensors: one by itself, several as a tuple, of none None."""
         copies = [_content(t, self._places[t.index]) for t in transfers]
-        if not copies:
-            self._contents = _nothing
-        elif len(copies) == 1:
-            self._contents = copies[0]
-        else:
-            self._contents = lambda: tuple([copy() for copy in copies])
+        self._contents = None if not copies else copies[0] if len(copies) == 1 else lambda: tuple([copy() for copy in copies])
 
     def take(self) -> Any:
         """Wait for the packet and return what `give` was told, in arrays of the caller's own; see ``rendezvous.Incoming.take``."""
         nbytes = self._soon(self._looks)
         if nbytes <= 0:
-            if nbytes == PENDING:
-                if self._wait is None:
-                    raise Blocked(self)
+            self._late(nbytes)
+        return None if self._contents is None else self._contents()
+
+    def _late(self, nbytes: int) -> None:
+        """What `take` does if the packet isn't here yet, or is empty: it waits, or raises."""
+        if nbytes == PENDING:
+            if self._wait is None:
+                raise Blocked(self)
+            if not (self._transport.crowded and comes_soon(self.ready, True)):
                 self._wait(self.ready, self.describe)
-            return self.result()
-        return self._contents()
+            nbytes = self._nbytes()
+        if not nbytes:
+            raise DeadTensor
 
     def result(self) -> Any:
         """As `take`, once ready."""
-        if not self._nbytes():
-            raise DeadTensor
-        return self._contents()
+        return self.take()
 
     def cancel(self) -> bool:
         """True: the step goes on without it. The packet that the plan promises still comes, alive or dead: see `Packets.drained`."""
@@ -241,7 +251,7 @@ class IncomingPacket:
 
 
 def _nothing() -> None:
-    """What a packet brings of which all is lent."""
+    """The value of a token."""
 
 
 def _content(transfer: Transfer, place: Array | None) -> Callable[[], Any]:

@@ -18,6 +18,7 @@ Does not own: matching and order (transport), which transfers there are (``compi
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -35,6 +36,7 @@ from mpirt.transport.base import Request, Transport
 HEADER_BYTES = 1024  # header and, if it fits, the tensor behind it
 _MAX_NDIM = 64
 _LOOKS = range(150)  # about 30 us; a wait under the control plane takes 4-8 us from look to look at first, and then yields the core
+_YIELDS = range(500)  # about 0.3 ms where nobody else wants the core; sleeping would cost 0.1 ms at least
 
 
 Place = Callable[[], np.ndarray[Any, Any]]
@@ -120,7 +122,7 @@ class Incoming:
         if not self.ready():
             if self._wait is None:
                 raise Blocked(self)
-            if not comes_soon(self.ready):
+            if not comes_soon(self.ready, self._transport.crowded):
                 self._wait(self.ready, self.describe)
         return self.result()
 
@@ -255,9 +257,18 @@ class Outgoing:
         return f"rank {t.dst_rank} to receive {t.name!r} of the step before"
 
 
-def comes_soon(ready: Callable[[], bool]) -> bool:
-    """Whether something comes in the time that it takes to begin a wait: most messages of small operations do."""
-    return any(ready() for _ in _LOOKS)
+def comes_soon(ready: Callable[[], bool], crowded: bool) -> bool:
+    """Whether something comes in the time that it takes to begin a wait: most messages of small operations do.
+
+    With more ranks than cores (``Transport.crowded``) the one that is waited for may need this core: it is left to others at once.
+    """
+    if not crowded:
+        return any(ready() for _ in _LOOKS)
+    for _ in _YIELDS:
+        if ready():
+            return True
+        os.sched_yield()
+    return ready()
 
 
 def described(transfer: Transfer) -> str:

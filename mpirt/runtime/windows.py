@@ -10,16 +10,20 @@ and the message tells which. Guarantees:
 - a sender has two windows. If the receiver has yet to take what is in one of them, the sender waits for that, by name, as for a
   message that has yet to leave; if the receiver holds both, or there is no memory, the tensor travels behind the message, as any
   other: so a receiver may keep arrays as long as it likes, and nothing waits for that;
+- a tensor that lies in a window of the receiver's is returned in that: an answer that is what came, or a view of all of it, is
+  not copied. Neither is one that a window of this transfer holds from an earlier step (`_Sources` says when that is sure);
+- a receiver that has no address space to map a window reads it into memory of its own instead;
 - a dead tensor is an empty message here too;
 - a tensor on its way is taken over also if the sender's session is closed meanwhile.
 
-The message is always of `WORD_NBYTES`: number of the window and its descriptor, or PLAIN.
+The message is always of `WORD_NBYTES`: number of the window and its descriptor (RETURNED: it is the receiver's own), or PLAIN.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import logging
+import weakref
 from typing import Any, Final
 
 import numpy as np
@@ -28,10 +32,22 @@ from mpirt import errors
 from mpirt.compiler.program import WORD_NBYTES, Transfer, path_of
 from mpirt.runtime.rendezvous import DeadTensor, Incoming, Outgoing, Place, Wait
 from mpirt.transport.base import Transport
-from mpirt.transport.window import FREE, FULL, SOLE_HOLDER, Window, WindowView
+from mpirt.transport.window import (
+    FULL,
+    SOLE_HOLDER,
+    Window,
+    WindowView,
+    abandon,
+    hold_in_reserve,
+    read_window,
+    returned_in,
+    window_of,
+)
 
 PLAIN: Final = 0  # in place of a window's number: the tensor comes in a message of its own
+RETURNED: Final = -1  # in place of a descriptor
 _MOST_WINDOWS = 2
+_LONGEST_BACK_OFF = 1 << 12  # steps
 
 _log = logging.getLogger("mpirt")
 
@@ -57,6 +73,8 @@ class WindowIncoming(Incoming):
         self._word = np.empty(WORD_NBYTES // 8, np.int64)
         self._news = transport.prepare_receive(self._word, transfer.src_rank, tag)
         self._views: dict[int, WindowView] = {}
+        self._owed: list[tuple[int, int]] = []  # windows that are to be given back, but couldn't be opened
+        hold_in_reserve()
 
     def __del__(self) -> None:
         if hasattr(self, "_news"):
@@ -64,6 +82,10 @@ class WindowIncoming(Incoming):
 
     def post(self) -> None:
         """Post the receive of a step."""
+        if self._owed:
+            owed, self._owed = self._owed, []
+            for serial, descriptor in owed:
+                self._drop(serial, descriptor)
         self._news.start()
         self._request = self._news
 
@@ -92,7 +114,13 @@ class WindowIncoming(Incoming):
         counters = self._transport.counters
         counters.windows_received += 1
         counters.window_bytes_received += self._form.message_nbytes
-        return self._view().take()
+        serial, descriptor = self._word.tolist()
+        view = self._views.get(serial)
+        if view is not None:
+            return view.take()
+        if descriptor == RETURNED:
+            return window_of(serial).accept(self._form.shape, self._form.dtype.np_dtype)
+        return self._open(serial, descriptor)
 
     def drained(self) -> bool:
         """Whether nothing is to come; takes in what nobody took."""
@@ -102,25 +130,50 @@ class WindowIncoming(Incoming):
             told = self._rest is None and self._request.nbytes() > 0
             self._request = self._rest = None
             if told:
-                with contextlib.suppress(errors.ResourceExhaustedError):
-                    self._view().give_back()
+                self._drop(*self._word.tolist())
         return True
 
-    def _view(self) -> WindowView:
-        serial, descriptor = self._word.tolist()
-        view = self._views.get(serial)
-        if view is None:
-            transfer, form = self._transfer, self._form
+    def _drop(self, serial: int, descriptor: int) -> None:
+        """Let the sender have its window back."""
+        form, view = self._form, self._views.get(serial)
+        if view is not None:
+            view.give_back()
+        elif descriptor == RETURNED:
+            window_of(serial).accept(form.shape, form.dtype.np_dtype)
+        else:
             try:
-                pid = self._transport.pids[transfer.src_rank]
-                view = self._views[serial] = WindowView(pid, descriptor, serial, form.shape, form.dtype.np_dtype)
+                pid = self._transport.pids[self._transfer.src_rank]
+                read_window(pid, descriptor, serial, form.shape, form.dtype.np_dtype)
+            except OSError:
+                self._owed.append((serial, descriptor))
+
+    def _open(self, serial: int, descriptor: int) -> np.ndarray[Any, Any]:
+        """The tensor in a window that comes for the first time: from now on it is known, if it can be mapped."""
+        transfer, form = self._transfer, self._form
+        pid, dtype = self._transport.pids[transfer.src_rank], form.dtype.np_dtype
+        try:
+            try:
+                view = self._views[serial] = WindowView(pid, descriptor, serial, form.shape, dtype)
+                return view.take()
             except OSError as error:
-                raise errors.ResourceExhaustedError(
-                    f"the memory that rank {transfer.src_rank} shares for {transfer.name!r} ({form.message_nbytes} bytes) can't be"
-                    f" opened on rank {transfer.dst_rank}: {error}",
-                    hint="allow more open files and address space (ulimit -n, -v), or switch shared memory off: MPIRT_SHM=0.",
-                ) from None
-        return view
+                if error.errno != errno.ENOMEM:
+                    raise
+            try:
+                array: np.ndarray[Any, Any] | None = form.buffer()
+            except MemoryError:
+                array = None
+            read_window(pid, descriptor, serial, form.shape, dtype, array)
+            if array is not None:
+                return array
+            reason = "no memory for a copy of it either"
+        except OSError as error:
+            reason = str(error)
+            self._owed.append((serial, descriptor))
+        raise errors.ResourceExhaustedError(
+            f"the memory that rank {transfer.src_rank} shares for {transfer.name!r} ({form.message_nbytes} bytes) can't be"
+            f" opened on rank {transfer.dst_rank}: {reason}",
+            hint="allow more open files and address space (ulimit -n, -v), or switch shared memory off: MPIRT_SHM=0.",
+        )
 
 
 class WindowOutgoing(Outgoing):
@@ -133,11 +186,16 @@ class WindowOutgoing(Outgoing):
         self._news = transport.prepare_send(self._word, transfer.dst_rank, tag)
         self._most = _MOST_WINDOWS
         self._lent = -1  # position of the window that this step's value is produced into
+        self._sources = _Sources()
+        self._pid = transport.pids[transfer.dst_rank]
 
     def __del__(self) -> None:
         if hasattr(self, "_news"):
             self._transport.release([self._news])
             self._transport.keep([*self._requests, *[_Taken(w) for w in self._windows if w.state == FULL]])
+            for window in self._windows:
+                if window.state != FULL:
+                    abandon(window)
 
     def pending(self) -> bool:
         """Whether a message is still under way, or a tensor waits in a window to be taken."""
@@ -151,15 +209,21 @@ class WindowOutgoing(Outgoing):
         self._lent = self._first_free()
         if self._lent < 0:
             self._lent = self._new_window()
-        return self._form.buffer() if self._lent < 0 else self._windows[self._lent].array
+        if self._lent < 0:
+            return self._form.buffer()
+        self._sources.forget(self._lent)
+        return self._windows[self._lent].array
 
     def _send_fixed(self, array: np.ndarray[Any, Any]) -> None:
         if not self._news.test():
             self._await(self._left)
         position, self._lent = self._lent, -1
-        produced = position >= 0 and array is self._windows[position].array
-        if not produced:
-            position = self._free()
+        if position < 0 or array is not self._windows[position].array:
+            serial = returned_in(array, self._pid)
+            if serial:
+                self._tell(serial, RETURNED)
+                return
+            position = self._place(array)
         if position < 0:
             self._word[0] = PLAIN
             self._news.start()
@@ -168,14 +232,26 @@ class WindowOutgoing(Outgoing):
             self._requests.append(self._transport.isend(content, t.dst_rank, self._tag, self._form.message_nbytes))
             return
         window = self._windows[position]
-        if not produced:
-            window.array[...] = array
         window.fill()
+        self._tell(window.serial, window.descriptor)
+
+    def _tell(self, serial: int, descriptor: int) -> None:
         counters = self._transport.counters
         counters.windows_sent += 1
         counters.window_bytes_sent += self._form.message_nbytes
-        self._word[0], self._word[1] = window.serial, window.descriptor
+        self._word[0], self._word[1] = serial, descriptor
         self._news.start()
+
+    def _place(self, array: np.ndarray[Any, Any]) -> int:
+        """Position of the sender's window that holds ``array`` now; -1 if it must do without."""
+        for position, window in enumerate(self._windows):
+            if (self._sources.lie_in(position, array) or window.holds(array)) and window.free:
+                return position
+        position = self._free()
+        if position >= 0:
+            self._windows[position].array[...] = array
+            self._sources.copied(position, array)
+        return position
 
     def _start(self, buffer: np.ndarray[Any, Any]) -> None:
         self._requests.append(self._transport.isend(buffer, self._transfer.dst_rank, self._tag))
@@ -191,7 +267,7 @@ class WindowOutgoing(Outgoing):
     def _first_free(self) -> int:
         """Position of a window that is the sender's, and of which its own rank holds nothing; -1 if there is none."""
         for position, window in enumerate(self._windows):
-            if window.state == FREE and window.references() == SOLE_HOLDER:
+            if window.free and window.references() == SOLE_HOLDER:
                 return position
         return -1
 
@@ -224,6 +300,48 @@ class WindowOutgoing(Outgoing):
         self._wait(ready, self._describe)
 
 
+class _Sources:
+    """Which arrays the windows of a sender hold copies of, so that an array that is sent again needn't be copied again.
+
+    That an array is the same object doesn't say that its content is: a variable changes its own in place while nobody else holds
+    it. So the array is held here, and then it can't change: the variable goes on with a copy. Only one that owns its memory is
+    held, since other memory may be the user's; and only when it comes a second time, and after it turned out in vain (the next was
+    another array) only when one came twice as often in a row as the last time: holding the array of a variable that changes in
+    each step costs that a copy.
+    """
+
+    __slots__ = ("_held", "_last", "_again", "_needed")
+
+    def __init__(self) -> None:
+        self._held: dict[int, np.ndarray[Any, Any]] = {}  # by position of the window
+        self._last: weakref.ref[np.ndarray[Any, Any]] | None = None
+        self._again = 0  # how often the last one came again
+        self._needed = 1  # how often one must, to be held
+
+    def lie_in(self, position: int, array: np.ndarray[Any, Any]) -> bool:
+        """Whether that window holds ``array`` as it is now."""
+        return self._held.get(position) is array
+
+    def forget(self, position: int) -> None:
+        """Something else is written into that window."""
+        self._held.pop(position, None)
+
+    def copied(self, position: int, array: np.ndarray[Any, Any]) -> None:
+        """``array`` was copied there."""
+        last = self._last() if self._last is not None else None
+        if last is array:
+            self._again += 1
+        else:
+            if self._held:
+                self._held.clear()
+                self._needed = min(2 * self._needed, _LONGEST_BACK_OFF)
+            self._again = 0
+            self._last = weakref.ref(array)
+        self._held.pop(position, None)
+        if self._again >= self._needed and array.base is None:
+            self._held[position] = array
+
+
 class _Taken:
     """Holds a window until its tensor was taken (a ``Request`` for ``Transport.keep``)."""
 
@@ -231,12 +349,13 @@ class _Taken:
         self._window = window
 
     def test(self) -> bool:
-        return self._window.state != FULL
+        if self._window.state == FULL:
+            return False
+        abandon(self._window)
+        return True
 
     def nbytes(self) -> int:
         return self._window.array.nbytes
 
     def cancel(self) -> bool:
         return False
-
-

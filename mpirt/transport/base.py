@@ -129,6 +129,7 @@ class Transport(Protocol):
     name : what moves the bytes: ``"loopback"``, ``"Open MPI 5.0.11"``
     hosts, pids : host name and process id of each rank
     memory : for each rank a number; those of the same number can open each other's windows (`window`)
+    crowded : whether this host has more ranks than cores, so that who waits had better leave its core to others
     max_tag : largest tag of a data message and kind of a control message
     counters : traffic so far
     """
@@ -139,6 +140,7 @@ class Transport(Protocol):
     hosts: tuple[str, ...]
     pids: tuple[int, ...]
     memory: tuple[int, ...]
+    crowded: bool
     max_tag: int
     counters: Counters
 

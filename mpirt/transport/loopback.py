@@ -288,6 +288,7 @@ class LoopbackTransport:
         self.pids = (os.getpid(),) * self.size
         alone = not config.get("MPIRT_SHM") or not hasattr(os, "memfd_create")
         self.memory = tuple(range(self.size)) if alone else (0,) * self.size
+        self.crowded = False  # ranks are threads here: they share the interpreter, not cores
         self.counters = Counters()
         self._kept: deque[Request] = deque()
 

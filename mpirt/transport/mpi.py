@@ -106,6 +106,7 @@ class MpiTransport:
         identities = [Identity.from_record(record) for record in records]
         self.hosts = tuple(identity.host for identity in identities)
         self.pids = tuple(identity.pid for identity in identities)
+        self.crowded = self.hosts.count(self.hosts[self.rank]) > (os.cpu_count() or 1)
         beacon = Beacon()
         lit = exchanged(beacon.record, Beacon.empty_records(self.size))
         here = identities[self.rank]

@@ -14,6 +14,7 @@ from figures import panels
 COLORS = {"mpirt": "#1f77b4", "mpi4py": "#ff7f0e", "tensorflow": "#2ca02c", "limit": "#7f7f7f", "numpy": "#9467bd"}
 SPARE = ("#d62728", "#17becf", "#8c564b", "#e377c2", "#bcbd22", "#1a3a5a")  # of contestants with other names, in turn
 COLUMNS = 2
+MOST_BARS = 8  # cases
 
 
 def plot(report: Mapping[str, Any], path: Path) -> None:
@@ -38,8 +39,11 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
         axes = figure.add_subplot(lines, COLUMNS, number + 1)
         axes.set_title(name, fontsize=10)
         axes.set_ylabel(unit)
-        draw = _lines if len(rows) > 2 else _bars
-        draw(axes, rows, colors)
+        series = all(row["case"][0].isdigit() for row in rows)  # sizes; other cases have no order that a line could follow
+        if len(rows) <= MOST_BARS and not (series and len(rows) > 2):
+            _bars(axes, rows, colors)
+        else:
+            _points(axes, rows, colors, "-" if series else "none")
         axes.set_xticks(range(len(rows)), [row["case"] for row in rows], rotation=30, ha="right", fontsize=8)
         medians = [value["median"] for row in rows for value in row["values"].values()]
         if min(medians) > 0 and max(medians) > 20 * min(medians):
@@ -48,7 +52,7 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
             highest = max(value["p90"] for row in rows for value in row["values"].values())
             axes.set_ylim(0, 1.05 * min(highest, 2 * max(medians)) or 1)  # a rare disturbance must not hide the medians
         axes.grid(axis="y", alpha=0.3)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="best" if len(rows) <= 12 else "upper right")  # to look for the best place takes seconds
     figure.savefig(path, dpi=110)
 
 
@@ -61,12 +65,12 @@ def _spread(found: Mapping[str, float]) -> tuple[float, float]:
     return max(0.0, found["median"] - found["p10"]), max(0.0, found["p90"] - found["median"])
 
 
-def _lines(axes: Any, rows: Sequence[Mapping[str, Any]], colors: Mapping[str, str]) -> None:
+def _points(axes: Any, rows: Sequence[Mapping[str, Any]], colors: Mapping[str, str], line: str) -> None:
     for name in _contestants(rows):
         points = [(x, row["values"][name]) for x, row in enumerate(rows) if name in row["values"]]
         below, above = zip(*(_spread(value) for _, value in points), strict=True)
         xs, ys = [x for x, _ in points], [value["median"] for _, value in points]
-        axes.errorbar(xs, ys, yerr=[below, above], label=name, color=colors[name], marker="o", ms=4, capsize=2)
+        axes.errorbar(xs, ys, yerr=[below, above], label=name, color=colors[name], marker="o", ms=4, capsize=2, ls=line)
 
 
 def _bars(axes: Any, rows: Sequence[Mapping[str, Any]], colors: Mapping[str, str]) -> None:

@@ -3,9 +3,10 @@
 METG(50 %) is the smallest mean task time at which half of the cores' peak rate is reached (`metg`). Contestants run the same
 tasks (`task_patterns`): mpirt as one graph of steps x width operations over 2 tasks, compiled once and run again and again by a
 collective session; mpi4py by hand with one message per dependence, and packed with persistent requests (`taskbench_hand`); and,
-as limit, all tasks in one process without anything to pass on, on both cores at once. In each round every contestant runs each grain, one
-next to the other, in changing order; of 3 runs in a row the fastest counts. A round's METG comes from its own sweep, a ratio
-is the median over the rounds. Every single run is checked against the serial answer.
+as limit, all tasks in one process without anything to pass on, on both cores at once. In each round every contestant runs each
+grain, one next to the other, in changing order; of 3 runs in a row the fastest counts. A round's METG comes from its own sweep, a
+ratio is the median over the rounds. Every single run is checked against the serial answer. TensorFlow runs shorter graphs of tasks
+of its own (`tensorflow_taskbench`), in the first rounds only.
 
 At the end: where mpirt's time per task goes (`taskbench_profile`).
 """
@@ -23,6 +24,7 @@ import numpy as np
 import taskbench_profile
 from figures import Measured, Report, Target, arguments
 from metg import Point, geometric_mean, metg
+from peers import Peer, Rest
 from rich.console import Console
 from task_patterns import PATTERNS, WORDS, Serial, TaskGraph, checksum, kernel, key_of, ledger, reference, run_task
 
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 RANKS = 2
 MPIRT, PER_DEPENDENCE, PACKED, LIMIT = "mpirt", "mpi4py per dependence", "mpi4py packed", "limit"
 TARGETS = {PER_DEPENDENCE: 1.0, PACKED: 1.3}
+WIDTHS, QUICK_WIDTHS = (2, 4, 8), (2, 4)
+TENSORFLOW, TENSORFLOW_STEPS, TENSORFLOW_ROUNDS = "tensorflow", 40, 2
+TENSORFLOW_QUICK = ("no_comm", "stencil_1d", "fft", "all_to_all")
 REPEATS = 3
 ENOUGH = 0.6  # efficiency up to which grains are doubled
 _MOST_ITERATIONS = 256
@@ -203,13 +208,23 @@ class Result:
 
     metg: dict[str, Measured]
     bare: dict[str, Measured]
+    tensorflow: Measured  # METG in the first rounds, perhaps none
     messages: int  # that mpirt sends in a step, over all ranks
 
     def whole(self) -> dict[str, Measured]:
         """The METG of each contestant in the rounds in which all have one."""
-        columns = zip(*(m.rounds for m in self.metg.values()), strict=True)
-        kept = [column for column in columns if not any(np.isnan(samples).any() for samples in column)]
-        return {name: Measured([column[i] for column in kept]) for i, name in enumerate(self.metg)}
+        return _whole(self.metg)
+
+    def beside_tensorflow(self) -> dict[str, Measured]:
+        """mpirt's and TensorFlow's METG in the rounds in which both have one."""
+        first = self.metg[MPIRT].rounds[: len(self.tensorflow.rounds)]
+        return _whole({MPIRT: Measured(first), TENSORFLOW: self.tensorflow})
+
+
+def _whole(measured: dict[str, Measured]) -> dict[str, Measured]:
+    columns = zip(*(m.rounds for m in measured.values()), strict=True)
+    kept = [column for column in columns if not any(np.isnan(samples).any() for samples in column)]
+    return {name: Measured([column[i] for column in kept]) for i, name in enumerate(measured)}
 
 
 def means(results: Sequence[dict[str, Measured]]) -> dict[str, Measured]:
@@ -231,7 +246,7 @@ def main() -> None:
     parser.add_argument("--patterns", nargs="+", choices=PATTERNS, default=PATTERNS, metavar="PATTERN")
     args = parser.parse_args()
     steps = args.steps or (100 if args.quick else 200)
-    widths = args.widths or ((2, 4) if args.quick else (2, 4, 8))
+    widths = args.widths or (QUICK_WIDTHS if args.quick else WIDTHS)
     cluster = tf.cluster({"worker": RANKS})
     if cluster.size != RANKS:
         parser.error(f"needs {RANKS} ranks, runs on {cluster.size}: mpirun -n {RANKS} python {sys.argv[0]}")
@@ -240,15 +255,31 @@ def main() -> None:
 
     comm = MPI.COMM_WORLD.Dup()
     register_task()
-    report = Report("taskbench", comm.allgather(os.getpid()))
+    report, rest = Report("taskbench", comm.allgather(os.getpid())), Rest(comm)
+    report.leave_out("patterns", PATTERNS, args.patterns)
+    report.leave_out("widths", WIDTHS, widths)
+    peer = Peer(args.tensorflow, "tensorflow_peer.py") if args.tensorflow and comm.rank == 0 else None
+    compared = (TENSORFLOW_QUICK if args.quick else PATTERNS) if args.tensorflow else ()
+    if compared:
+        report.leave_out("with TensorFlow the patterns", args.patterns, compared)
     results: dict[TaskGraph, Result] = {}
     for graph in [TaskGraph(pattern, width, steps) for pattern in args.patterns for width in widths]:
-        case = Case(comm, graph)
-        with report.others:
-            for number in range(args.rounds):
+        case, tensorflow = Case(comm, graph), Measured()
+        for number in range(args.rounds):
+            with report.others:
                 case.round(number)
-        results[graph] = Result(case.metg, case.bare, case.messages())
+            if graph.pattern not in compared or number >= TENSORFLOW_ROUNDS:
+                continue
+            if comm.rank > 0:
+                rest.wait()
+            elif peer:
+                request = {"pattern": graph.pattern, "width": graph.width, "steps": TENSORFLOW_STEPS}
+                tensorflow.add([peer.ask(line="taskbench", **request)["metg"]])
+                rest.wake()
+        results[graph] = Result(case.metg, case.bare, tensorflow, case.messages())
         case.close()
+    if peer:
+        peer.close()
     parts = taskbench_profile.measure(lambda graph: Case(comm, graph), cluster, comm)
     if comm.rank != 0:
         return
@@ -264,6 +295,11 @@ def main() -> None:
             target = Target(ratio=f"{MPIRT} / {other}", at_most=at_most) if figure != "no kernel" else None
             note = "Task-Bench-style" if target else "time per task and core"
             report.row(f"geometric mean of {len(results)}", figure, "us", values, target, note)
+    beside = {graph: found for graph, result in results.items() if (found := result.beside_tensorflow())[TENSORFLOW].rounds}
+    for graph, found in beside.items():
+        report.row(f"{graph.pattern}, width {graph.width}", "METG(50%) beside TensorFlow", "us", found)
+    if beside:
+        report.row(f"geometric mean of {len(beside)}", "METG(50%) beside TensorFlow", "us", means(list(beside.values())))
     report.finish(args.json)
     rows = [(g, r.bare[MPIRT].median, r.bare[LIMIT].median, r.messages) for g, r in results.items()]
     Console(width=170, highlight=False).print(taskbench_profile.table(parts, rows, RANKS))

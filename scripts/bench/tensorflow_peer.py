@@ -20,6 +20,7 @@ from figures import throughput, timed
 from graphs import two_chains
 from peers import Peer, serve
 from tensorflow_servers import tf
+from tensorflow_taskbench import taskbench
 
 NBYTES = 64 * 2**20
 children: list[Peer] = []
@@ -136,7 +137,13 @@ def planning(request: Mapping[str, Any]) -> dict[str, Any]:
             return {"build": built - start, "first": time.perf_counter() - built}
 
 
-LINES = {"planning": planning, "servers": servers, "edge": edge, "operations": operations}
+LINES: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
+    "planning": planning,
+    "servers": servers,
+    "edge": edge,
+    "operations": operations,
+    "taskbench": lambda request: taskbench(request, target()),
+}
 
 
 def main() -> None:

@@ -234,9 +234,10 @@ def main() -> None:
     forms = FORMS[: 3 if size == 2 else 2] if args.forms == "all" else args.forms.split(",")
     problems = [getattr(training_problem, name)() for name in ("digits", "big") if args.problems == "all" or name in args.problems]
     tensorflow = None
-    if args.tensorflow and size == 4:
+    if args.tensorflow and (size == 2 or not args.quick):
         tensorflow = TensorFlow(args.tensorflow if cluster.rank == 0 else None)
     report = Report("training", comm.allgather(os.getpid()) + (comm.bcast(tensorflow.pids) if tensorflow else []))
+    report.leave_out("contestants", ["tensorflow"] if args.tensorflow else [], ["tensorflow"] if tensorflow else [])
     line = Line(args, comm, cluster, report, tensorflow)
     servers: dict[str, Any] = {}
     for form in sorted(forms, key=lambda form: form == "async"):  # servers last: they serve from then on

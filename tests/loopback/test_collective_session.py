@@ -367,19 +367,19 @@ def test_the_programs_of_all_ranks_are_written_where_MPIRT_DUMP_PROGRAM_says(  #
 
     def script(rank: int, cluster: Cluster) -> None:
         with worker(0):
-            a = tf.constant([1.0, 2.0], name="a")
+            a = tf.placeholder(tf.float32, [2], name="a")
         with worker(1):
             b = tf.negative(a, name="b")
         with tf.Session(cluster=cluster) as session:
-            session.run(b)
+            session.run(b, {a: [1.0, 2.0]})
 
     values(2, script, {"worker": 2})
     found = {path.name: path.read_text() for path in (tmp_path / "programs").iterdir()}
     assert found == {
         "session-0-step-0-rank-0.txt": (
             "rank 0: 2 instructions, 2 slots\n"
-            "  const s0 = a on /job:worker/task:0/device:CPU:0\n"
-            "  send  s0 #0 a:0 from /job:worker/task:0 (rank 0) to rank 1 8 B in a message (small) for /job:worker/task:1\n"
+            "  feed  s0 = a:0\n"
+            "  send  s0 #0 a:0 from /job:worker/task:0 (rank 0) to rank 1 8 B in a message (small) for /job:worker/task:1   # drop s0\n"
             "  recv  s1 #1 b:0 from /job:worker/task:1 (rank 1) to rank 0 8 B in a message (small) for fetch\n"
             "  fetch s1\n"
             "memory: 8 B at most, 0 B of it in 0 buffers that every step uses again\n"

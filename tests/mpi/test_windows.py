@@ -15,6 +15,8 @@ import pytest
 
 import mpirt as tf
 from mpirt import errors
+from mpirt.runtime.windows import WindowOutgoing
+from mpirt.transport import window
 from tests.mpirun_plugin import Mpirun
 
 N = 1 << 17  # floats: 512 KiB
@@ -269,3 +271,96 @@ def test_what_a_kernel_produces_is_sent_from_where_it_was_written(rank: int, nra
         for task, array in enumerate(stored):
             assert (array == (2 * i + 2) * 2 ** (task + 1) - 1).all()
     assert cluster.transport.counters.windows_sent == 12
+
+
+@pytest.mark.ranks(2)
+def test_answers_that_are_what_came_are_right_while_the_variable_changes_and_both_ranks_keep_some(rank: int) -> None:
+    """Task 1 gives back what came. Queues keep it on both tasks, the user keeps it too; the variable changes now and then."""
+    tf.cluster({"worker": 2})
+    queues = []
+    with on(0):
+        v = tf.Variable(tf.zeros([N]))
+        grown = v.assign_add(tf.ones([N])).op
+    with on(1):
+        there = tf.identity(v)
+        queues.append(tf.FIFOQueue(40, [tf.float32], [[N]], name="there"))
+        keep = [queues[0].enqueue([there])]
+    with on(0):
+        back = tf.identity(there)
+        queues.append(tf.FIFOQueue(40, [tf.float32], [[N]], name="back"))
+        keep.append(queues[1].enqueue([back]))
+    got = [queue.dequeue() for queue in queues]
+    plan = np.random.default_rng(11).random((60, 4)) < 0.4
+    value, fetched, queued = 0, [], ([], [])  # type: ignore[var-annotated]
+    with tf.Session() as session:
+        session.run(v.initializer)
+        for changes, *keeps, fetches in plan.tolist():
+            if changes:
+                session.run(grown)
+                value += 1
+            asked = [op for op, kept in zip(keep, keeps, strict=True) if kept]
+            session.run([back.op, *asked])
+            for expected, kept in zip(queued, keeps, strict=True):
+                expected += [value] * kept
+            if fetches:
+                fetched.append((value, session.run(back)))
+        for tensor, expected in zip(got, queued, strict=True):
+            assert len(expected) > 10
+            for number in expected:
+                assert (session.run(tensor) == number).all()
+    for number, array in fetched:
+        assert (array == number).all()
+
+
+@pytest.mark.ranks(2)
+def test_a_round_of_a_feed_needs_one_window_of_the_asker_and_none_of_the_answerer(rank: int) -> None:
+    cluster = tf.cluster({"worker": 2})
+    with on(0):
+        x = tf.placeholder(tf.float32, [N], "x")
+    with on(1):
+        there = tf.reshape(tf.identity(x), [2, N // 2])
+    with on(0):
+        back = there[0, 0] + there[1, -1]
+    mine = np.empty(N, np.float32)
+    with tf.Session() as session:
+        for i in range(20):
+            mine[:] = i
+            assert session.run(back, {x: mine}) == 2 * i
+        counters = cluster.transport.counters
+        assert counters.windows_sent == counters.windows_received == 20
+        made = len(window._windows)
+        assert 1 <= made <= 2 if rank == 0 else made == 0
+
+
+@pytest.mark.ranks(2)
+def test_kernels_that_write_where_they_are_told_produce_in_the_window(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is copied into one."""
+    tf.cluster({"worker": 2})
+    with on(0):
+        x = tf.placeholder(tf.float32, [128, 160], "x")
+        w = tf.Variable(np.arange(160 * 192, dtype=np.float32).reshape(160, 192) % 7 - 3)
+        product = tf.matmul(x, w)
+        batches = tf.matmul(tf.reshape(x, [2, 64, 160]), tf.reshape(x, [2, 64, 160]), transpose_b=True)
+        tall = tf.matmul(x, w)
+        tied = tf.nn.bias_add(tall, np.arange(192, dtype=np.float32))
+        positive = tf.nn.relu(tall)
+    with on(1):
+        there = [tf.reduce_sum(y, -1) for y in (product, batches, tied, positive)]
+    rng = np.random.default_rng(2)
+    with tf.Session() as session:
+        session.run(w.initializer)
+        weights = np.arange(160 * 192, dtype=np.float32).reshape(160, 192) % 7 - 3
+        for _ in range(3):
+            value = rng.integers(-4, 5, (128, 160)).astype(np.float32)  # whole numbers: sums are exact
+            whole = value @ weights
+            stacked = value.reshape(2, 64, 160)
+            expected = [whole, stacked @ stacked.transpose(0, 2, 1), whole + np.arange(192, dtype=np.float32), np.maximum(whole, 0)]
+            with monkeypatch.context() as patch:
+                patch.setattr(WindowOutgoing, "_place", _copied)
+                found = session.run(there, {x: value})
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(one, other.sum(-1))
+
+
+def _copied(*args: Any) -> Any:
+    raise AssertionError("copied into a window")

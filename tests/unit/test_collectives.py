@@ -14,11 +14,12 @@ from mpirt.cluster.task import Task
 from mpirt.compiler import exchange
 from mpirt.compiler.partition import Collective, Plan, partition
 from mpirt.compiler.placer import DeviceName
-from mpirt.compiler.program import FETCH, Program, Recv, Send, link
+from mpirt.compiler.program import FETCH, Meet, Program, Recv, Send, link
 from mpirt.compiler.prune import prune
 from mpirt.compiler.schedule import schedule
 from mpirt.compiler.verify import verify
 from mpirt.graph.graph import Graph, Operation, Tensor
+from mpirt.transport import board
 
 RNG = np.random.default_rng(0)
 
@@ -349,3 +350,42 @@ def test_a_plan_that_gives_a_result_to_too_few_tasks_is_refused() -> None:
 
 def changed(plan: Plan, collective: Collective) -> Plan:
     return Plan(plan.nodes, plan.edges, plan.fetches, plan.feeds, plan.placement, plan.client, {collective.op: collective})
+
+
+# ---- on boards
+
+
+def over_memory(plan: Plan, memory: tuple[int, ...]) -> list[Program]:
+    ranks = len(memory)
+    return [link(plan, lambda task: task.index % ranks, rank, ranks, "owner", memory) for rank in range(ranks)]
+
+
+@pytest.mark.skipif(not board.USABLE, reason="ranks share no boards on this processor")
+@pytest.mark.parametrize("size", [1, 1000, 1_000_003])
+def test_ranks_that_share_memory_meet_on_a_board_and_send_nothing(size: int) -> None:
+    plan = plan_of([y.op for y in tf.collective.all_reduce(constants(3, size), "mean")])
+    for rank, program in enumerate(over_memory(plan, (0, 0, 0))):
+        (meet,) = [i for i in program.instructions if isinstance(i, Meet)]
+        assert (meet.ranks, meet.rank, meet.shape, meet.how, meet.number, meet.whole) == ((0, 1, 2), rank, (size,), "sum", 3, size < 10_000)
+        assert {i.transfer.reason for i in program.instructions if isinstance(i, Send | Recv)} == {FETCH}
+        by_message = link(plan, lambda task: task.index, rank, 3, "owner")
+        assert [t.index for t in program.transfers] == [t.index for t in by_message.transfers], "tags are the same either way"
+        whose = "each all of it" if meet.whole else "each a part"
+        assert f"float32[{size}] on a board of ranks 0, 1, 2, {whose}, for AllReduce/reduce" in program.text((0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("memory", "call"),
+    [
+        ((0, 0, 2), lambda: [y.op for y in tf.collective.all_reduce(constants(3, 10))]),
+        ((0, 0, 0), lambda: [tf.collective.all_reduce(constants(3, 10))[1].op]),
+        ((0, 0, 0), lambda: [y.op for y in tf.collective.all_reduce(constants(3, 0))]),
+        ((0, 0, 0), lambda: [y.op for y in tf.collective.all_reduce(placeholders(3, None))]),
+        ((0, 0, 0), lambda: [y.op for y in tf.collective.reduce_scatter(constants(3, 9))]),
+    ],
+    ids=["one rank elsewhere", "one reader", "no elements", "no known size", "scattered"],
+)
+def test_everything_else_goes_by_message(memory: tuple[int, ...], call: Callable[[], list[Operation]]) -> None:
+    for program in over_memory(plan_of(call()), memory):
+        assert not any(isinstance(i, Meet) for i in program.instructions) and not any(t.on_board for t in program.transfers)
+        assert any(isinstance(i, Send | Recv) and i.transfer.reason != FETCH for i in program.instructions)

@@ -266,7 +266,8 @@ def transfer(nbytes: int, reason: str = "/job:b/task:0", dst: int = 1) -> Transf
 def test_large_tensors_of_known_size_between_ranks_that_share_memory_go_through_windows() -> None:
     memory = (0, 0, 2)
     assert path_of(transfer(N), memory) == Path(True, "large, on one host")
-    assert path_of(transfer(N - 1), memory) == Path(False, "small")
+    assert path_of(transfer(program.WINDOW_NBYTES), memory) == Path(True, "large, on one host")
+    assert path_of(transfer(program.WINDOW_NBYTES - 1), memory) == Path(False, "small")
     assert path_of(transfer(N, dst=2), memory) == Path(False, "no shared memory")
     assert path_of(transfer(N, FETCH), memory) == Path(False, "becomes the user's own array")
     unknown = Transfer(0, "x:0", dtypes.uint8, None, 0, 1, Task("a", 0), "/job:b/task:0")
