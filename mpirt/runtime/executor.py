@@ -13,7 +13,6 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from operator import length_hint
 from types import ModuleType
@@ -33,6 +32,7 @@ from mpirt.graph.graph import Operation
 from mpirt.graph.op_def import Blocked, Pending
 from mpirt.runtime.calls import ALL, Devices, Instruction, kernel_call, move_call, out_of, read, send_part, writing_into
 from mpirt.runtime.device import Device
+from mpirt.runtime.failures import Failure, StepFailed, op_error
 from mpirt.runtime.folding import Made, fold_call, view_call
 from mpirt.runtime.meetings import Meeting, Meetings
 from mpirt.runtime.packets import Array, IncomingPacket, OutgoingPacket, Packets
@@ -47,24 +47,6 @@ _PYTHON = ("PyFunc", "PyFuncStateless")
 Block = Callable[[Pending], None]  # returns when it is ready
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """The first thing that went wrong on this rank in a step."""
-
-    error: Exception
-    op: Operation | None
-    device: DeviceName | None
-    traceback: str
-
-
-class StepFailed(Exception):  # noqa: N818  (says that a step failed; ``failure`` is the error, None if it is another rank's)
-    """A step ended dead."""
-
-    def __init__(self, failure: Failure | None) -> None:
-        super().__init__("the step failed")
-        self.failure = failure
-
-
 class KernelContext:
     """What a kernel sees beside its inputs; kept for the life of a session, so state goes on between signatures."""
 
@@ -76,17 +58,20 @@ class KernelContext:
         self._executions = itertools.count()
         self._entropy: list[int] | None = None
         self._resource: Any = None
+        self._resources: ResourceManager | None = None  # where it was looked up
         self._generation = -1  # of the resources when this one was looked up
 
     def resource(self, factory: Callable[[str], Any], private: bool = False) -> Any:
         """The state of this op on its task; see ``graph.op_def.KernelContext``."""
+        resources = self._resources
+        if resources is not None and self._generation == resources.generation:
+            return self._resource
         attrs = self.op.attrs
         shared_name = attrs.get("shared_name")
-        resources = self._state.private if private and not shared_name else self._state.resources
-        if self._generation != resources.generation:
-            generation, name = resources.generation, shared_name or self.op.qualified_name
-            self._resource = resources.lookup_or_create(self._device.task, attrs.get("container", ""), name, factory)
-            self._generation = generation
+        resources = self._resources = self._state.private if private and not shared_name else self._state.resources
+        generation, name = resources.generation, shared_name or self.op.qualified_name
+        self._resource = resources.lookup_or_create(self._device.task, attrs.get("container", ""), name, factory)
+        self._generation = generation
         return self._resource
 
     def rng(self, seed: int, seed2: int) -> np.random.Generator:
@@ -607,6 +592,8 @@ class Executor:
             op = instruction.op
         elif isinstance(instruction, Send | Recv):
             op = instruction.transfer.op
+            if isinstance(error, errors.OpError) and error.op is not None:
+                op = error.op  # of another tensor of the same packet
         return Failure(op_error(error, op), op, device, "".join(traceback.format_exception(error)))
 
 
@@ -625,25 +612,6 @@ def _store(values: list[Any], out: Any, result: Any, frees: tuple[int, ...]) -> 
             values[slot] = item
     for slot in frees:
         values[slot] = None
-
-
-def op_error(error: Exception, op: Operation | None) -> errors.OpError:
-    """``error`` of a kernel as the field's error class, with the operation it came from."""
-    if isinstance(error, errors.OpError):
-        if error.op is None and op is not None:
-            return type(error)(error.message, op=op, hint=error.hint, origin=error.origin)
-        return error
-    known: tuple[tuple[type[Exception], type[errors.OpError]], ...] = (
-        (NotImplementedError, errors.UnimplementedError),
-        (MemoryError, errors.ResourceExhaustedError),
-        (ArithmeticError, errors.InvalidArgumentError),
-        (ValueError, errors.InvalidArgumentError),
-        (TypeError, errors.InvalidArgumentError),
-        (LookupError, errors.InvalidArgumentError),
-    )
-    kind = next((ours for theirs, ours in known if isinstance(error, theirs)), errors.UnknownError)
-    name = f"{op.name!r} ({op.type})" if op is not None else "a step"
-    return kind(f"{name} failed: {type(error).__name__}: {error}", op=op)
 
 
 __all__ = ["Executor", "Failure", "KernelContext", "Recv", "SessionState", "StepFailed", "op_error"]
