@@ -46,7 +46,7 @@ from mpirt.graph.shapes import is_static, num_elements
 from mpirt.ops.collective_ops import GATHER, REDUCE_SCATTER
 from mpirt.transport import board
 
-ALL_PAIRS_NBYTES = 1 << 16
+ALL_PAIRS_NBYTES = 1 << 15
 ALL_PAIRS_RANKS = 8
 SEGMENT_NBYTES = 1 << 21
 KEPT_NBYTES = 1 << 16  # results from this size on are made in an array that is used again

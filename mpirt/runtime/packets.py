@@ -18,11 +18,12 @@ from mpirt.compiler.packets import is_small, packed_nbytes
 from mpirt.compiler.program import Program, Transfer
 from mpirt.graph.op_def import Blocked
 from mpirt.runtime.rendezvous import DeadTensor, Wait, broken_promise, comes_soon, described
-from mpirt.transport.base import Prepared, Request, Transport
+from mpirt.transport.base import PENDING, Prepared, Request, Transport
 
 Array = np.ndarray[Any, Any]
 
 _NOTHING = np.empty(0, np.uint8)
+_LOOKS, _ONE_LOOK = range(250), range(1)  # about 30 us, as in ``rendezvous.comes_soon``
 
 
 class Packets:
@@ -200,6 +201,8 @@ class IncomingPacket:
         buffer, self._places = _layout(together)
         self.request = transport.prepare_receive(buffer, self._first.src_rank, first_tag + together[0].index)
         self.ready: Callable[[], bool] = self.request.test
+        self._soon = self.request.soon
+        self._looks = _ONE_LOOK if wait is None or transport.crowded else _LOOKS
         self._nbytes = self.request.nbytes
         self._contents: Callable[[], Any] | None = None
 
@@ -218,18 +221,27 @@ class IncomingPacket:
 
     def take(self) -> Any:
         """Wait for the packet and return what `give` was told, in arrays of the caller's own; see ``rendezvous.Incoming.take``."""
-        if not self.ready():
+        nbytes = self._soon(self._looks)
+        if nbytes <= 0:
+            self._late(nbytes)
+        return None if self._contents is None else self._contents()
+
+    def _late(self, nbytes: int) -> None:
+        """What `take` does if the packet isn't here yet, or is empty: it waits, or raises."""
+        if nbytes == PENDING:
             if self._wait is None:
                 raise Blocked(self)
-            if not comes_soon(self.ready, self._transport.crowded):
+            if not (self._transport.crowded and comes_soon(self.ready, True)):
                 self._wait(self.ready, self.describe)
-        if not self._nbytes():
+            nbytes = self._nbytes()
+        if not nbytes:
             raise DeadTensor
-        return None if self._contents is None else self._contents()
 
     def result(self) -> Any:
         """As `take`, once ready."""
-        return self.take()
+        if not self._nbytes():
+            raise DeadTensor
+        return None if self._contents is None else self._contents()
 
     def cancel(self) -> bool:
         """True: the step goes on without it. The packet that the plan promises still comes, alive or dead: see `Packets.drained`."""

@@ -20,7 +20,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, NoReturn, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +78,18 @@ class Prepared(Request, Protocol):
     def start(self) -> None:
         """Begin to send or receive it once more."""
         ...
+
+
+class PreparedReceive(Prepared, Protocol):
+    """A receive that is started many times."""
+
+    def soon(self, looks: range) -> int:
+        """Bytes of the message once it is complete, `PENDING` if it isn't after as many looks; as many tests in one call."""
+        ...
+
+
+PENDING: Final = -1
+"""In place of the number of bytes of a message that isn't here."""
 
 
 class ControlMessage(NamedTuple):
@@ -148,7 +160,7 @@ class Transport(Protocol):
         """A send of ``buffer``, of at most `CHUNK_NBYTES`, that is started many times."""
         ...
 
-    def prepare_receive(self, buffer: Buffer, source: int, tag: int) -> Prepared:
+    def prepare_receive(self, buffer: Buffer, source: int, tag: int) -> PreparedReceive:
         """A receive into ``buffer``, of at most `CHUNK_NBYTES`, that is started many times."""
         ...
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from mpirt import config
 from mpirt.errors import AbortedError, InternalError
-from mpirt.transport.base import Buffer, ControlMessage, Counters, Prepared, Request, as_bytes, chunk_count
+from mpirt.transport.base import PENDING, Buffer, ControlMessage, Counters, Prepared, Request, as_bytes, chunk_count
 
 _LONGEST_DELAY = 40  # tests and polls of the whole world that an adversary's message may have to wait for
 _GARBAGE = 0xFF  # as floating point: NaN
@@ -103,6 +103,9 @@ class _Prepared:
 
     def test(self) -> bool:
         return self._request is None or self._request.test()
+
+    def soon(self, looks: range) -> int:
+        return self.nbytes() if any(self.test() for _ in looks) else PENDING
 
     def nbytes(self) -> int:
         return 0 if self._request is None else self._request.nbytes()

@@ -29,9 +29,9 @@ import numpy as np
 from mpirt import config
 from mpirt.errors import DeadlineExceededError, FailedPreconditionError, InternalError, OpError, UnavailableError
 from mpirt.transport import base
-from mpirt.transport.base import Buffer, ControlMessage, Counters, Prepared, Request, wait_until
+from mpirt.transport.base import PENDING, Buffer, ControlMessage, Counters, Prepared, Request, wait_until
 from mpirt.transport.mpi_control import ControlChannel
-from mpirt.transport.mpi_requests import PENDING, ChunkedReceive, ChunkedSend, PreparedReceive, PreparedSend, Receive, Send
+from mpirt.transport.mpi_requests import ChunkedReceive, ChunkedSend, PreparedReceive, PreparedSend, Receive, Send
 from mpirt.transport.peers import Identity, PeerWatch
 from mpirt.transport.window import Beacon
 
@@ -184,7 +184,7 @@ class MpiTransport:
         self._prepared.add(request)
         return request
 
-    def prepare_receive(self, buffer: Buffer, source: int, tag: int) -> Prepared:
+    def prepare_receive(self, buffer: Buffer, source: int, tag: int) -> PreparedReceive:
         """See `base.Transport`."""
         request = PreparedReceive()
         request.owner = self

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mpirt.errors import OpError
 from mpirt.transport import base
-from mpirt.transport.base import Buffer, Counters, Request, as_bytes, chunk_count
+from mpirt.transport.base import PENDING, Buffer, Counters, Request, as_bytes, chunk_count
 
 if TYPE_CHECKING:
     from mpirt.transport.mpi import MpiTransport
 
-PENDING: Final = -1
 CANCELLED: Final = -2
+_ONE_LOOK = range(1)
 
 
 class Send:
@@ -163,18 +163,26 @@ class PreparedReceive(Receive):
 
     def test(self) -> bool:
         """See `base.Request`."""
+        return self.received >= 0 or self.soon(_ONE_LOOK) >= 0
+
+    def soon(self, looks: range) -> int:
+        """See `base.PreparedReceive`."""
         if self.received >= 0:
-            return True
+            return self.received
+        test, status = self.mpi_test, self.status
         try:
-            if not self.mpi_test(self.status):
-                return False
+            for _ in looks:
+                if test(status):
+                    break
+            else:
+                return PENDING
         except self.owner.mpi.Exception as error:
             raise self.translated(error) from None
-        self.received = nbytes = self.status.Get_count(self.byte)
+        self.received = nbytes = status.Get_count(self.byte)
         counters = self.counters
         counters.messages_received += 1
         counters.bytes_received += nbytes
-        return True
+        return nbytes  # type: ignore[no-any-return]
 
     def cancel(self) -> bool:
         """See `base.Request`. It stays: who prepares a receive takes in what comes."""

@@ -263,3 +263,30 @@ def test_colocation_hides_device_blocks_inside_and_outside_it(graph: Graph) -> N
     with graph.device("/job:worker"), graph.colocate_with(there), graph.device("/cpu:0"):
         beside = constant(2)
     assert (beside.device, beside.op.colocated_with()) == ("/job:ps/task:1", [f"loc:@{there.op.name}"[5:]])
+
+
+def test_a_device_block_decorates_functions(graph: Graph) -> None:
+    @graph.device("/job:ps")
+    def devices(depth: int) -> list[str]:
+        inside = devices(depth - 1) if depth else []
+        with graph.device("/task:1"):
+            return [*inside, constant(1).device]
+
+    assert devices(2) == ["/job:ps/task:1"] * 3
+    assert constant(1).device == ""
+
+
+def test_a_block_is_checked_again_when_there_is_another_check(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def refuse(device: str) -> None:
+        raise ValueError(f"no {device}")
+
+    for check in (None, asked.append, asked.append, refuse, None):
+        monkeypatch.setattr(device_scope, "_device_check", check)
+        if check is refuse:
+            with pytest.raises(ValueError, match="no /job:a"):
+                device_in(graph, ["/job:a"])
+        else:
+            assert device_in(graph, ["/job:a", "/task:1"]) == "/job:a/task:1"
+    assert set(asked) == {"/job:a", "/job:a/task:1"}

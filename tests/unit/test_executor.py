@@ -94,6 +94,33 @@ def test_a_value_is_dropped_after_its_last_use() -> None:
     assert seen[-1]
 
 
+@pytest.mark.parametrize("count", range(1, 9))
+def test_a_kernel_gets_its_inputs_in_order_whatever_their_number(count: int) -> None:
+    x = [tf.placeholder(tf.float64, [], name=f"x{i}") for i in range(count)]
+    (executor,) = executors([tf.stack(x)], x)
+    (found,) = executor.run({slot: np.float64(t.name[1]) for t, slot in executor.program.feeds.items()})
+    assert found.tolist() == list(range(count))
+
+
+def test_what_is_received_in_a_packet_and_kept_never_changes() -> None:
+    kept: list[Any] = []
+
+    def keep(*values: Any) -> Any:
+        kept.append(values)
+        return np.float64(len(kept))
+
+    x = tf.placeholder(tf.float64, [2], name="x")
+    made = [tf.negative(x, name="a"), tf.exp(x, name="b")]
+    last = tf.py_func(keep, made, tf.float64, name="last_on_1")
+    ranks = executors([last.op], [x], 2, by_name)
+    (slot,) = ranks[0].program.feeds.values()
+    assert [len(packet) for packet in ranks[1].program.packets] == [2]
+    for step in range(3):
+        both(ranks[0], ranks[1], {slot: np.full(2, float(step))})
+    for step, values in enumerate(kept):
+        assert [v.tolist() for v in values] == [[-step] * 2, np.exp(np.full(2, float(step))).tolist()]
+
+
 def test_a_constant_is_the_same_array_in_every_step_and_lives_on() -> None:
     c = tf.constant([1.0, 2.0])
     (executor,) = executors([c, tf.identity(c)], [])
@@ -140,6 +167,19 @@ def test_a_failed_step_sends_dead_tensors_and_the_next_step_is_clean() -> None:
         else:
             assert [float(o[0]) for o in outcome] == [-value, -value]
         assert not world._channels
+
+
+def test_a_result_of_a_packet_that_is_not_what_its_operation_promised_names_that_operation() -> None:
+    x = tf.placeholder(tf.float64, [2], name="x")
+    good, bad = tf.negative(x, name="good"), tf.py_func(lambda a: a[:1], [x], tf.float64, stateful=False, name="bad")
+    bad.set_shape([2])
+    z = tf.add_n([good, bad], name="z_on_1")
+    first, second = executors([z.op], [x], 2, by_name)
+    assert [[t.name for t in packet] for packet in first.program.packets] == [["good:0", "bad:0"]]
+    (slot,) = first.program.feeds.values()
+    mine, theirs = both(first, second, {slot: np.zeros(2)})
+    assert mine.failure.op is bad.op is mine.failure.error.op and theirs.failure is None
+    assert str(mine.failure.error).startswith("'bad:0' has shape (1,) and type float64, but its static shape is (2,)")
 
 
 def test_a_failure_before_the_step_sends_all_its_messages_as_dead_tensors() -> None:

@@ -135,6 +135,14 @@ def test_constants_count_with_every_byte(one: Any, two: Any) -> None:
     assert of(lambda: tf.constant(one)) == of(lambda: tf.constant(one.copy()))
 
 
+def test_constants_count_where_they_are() -> None:
+    def pair(first: float, second: float) -> Callable[[], Any]:
+        return lambda: [tf.constant(np.full(100, value, np.float32)) for value in (first, second)]
+
+    assert of(pair(1, 2)) != of(pair(2, 1))
+    assert of(pair(1, 2)) == of(pair(1, 2))
+
+
 def test_the_line_in_the_users_file_does_not_count() -> None:
     with Graph().as_default() as graph:
         tf.constant(1.0, name="a")

@@ -185,6 +185,57 @@ def test_an_operation_remembers_the_users_line() -> None:
         assert text.read().splitlines()[int(line) - 1].endswith("# the line")
 
 
+def test_each_operation_has_its_own_line_and_callers() -> None:
+    def build() -> tf.Operation:
+        return tf.no_op()
+
+    def call_twice() -> list[tf.Operation]:
+        return [build(), build()]  # two calls in one line
+
+    ops = call_twice()
+    ops.append(build())
+    lines = [[line for file, line in op.traceback if file == __file__] for op in ops]
+    assert lines[0][:2] == lines[1][:2] and lines[0][0] == lines[2][0] and lines[0][1] != lines[2][1]
+    again = [op for _ in range(3) for op in call_twice()]
+    assert len({op.traceback for op in again}) == 1, "a loop gives all its operations the same place"
+    namespace: dict[str, object] = {"tf": tf}
+    places = []
+    for number in range(50):  # code that is gone leaves its address to other code
+        exec(compile("\n" * number + "op = tf.no_op()", f"made{number}.py", "exec"), namespace)
+        op = namespace["op"]
+        assert isinstance(op, tf.Operation)
+        places.append(op.location)
+    assert places == [f"made{number}.py:{number + 1}" for number in range(50)]
+
+
+def test_what_one_operation_is_given_its_equals_do_not_get(graph: tf.Graph) -> None:
+    x = tf.constant([1.0])
+    plain = tf.negative(x).op
+    with graph.attr_scope({"_mark": b"m"}):
+        marked = tf.negative(x).op
+    with tf.colocate_with(x):
+        beside = tf.negative(x).op
+    with graph.gradient_override_map({"Neg": "Other"}):
+        overridden = tf.negative(x).op
+    changed = tf.negative(x).op
+    changed.set_attr("_mine", 1)
+    found = [sorted(op.attrs) for op in (plain, marked, beside, overridden, changed, tf.negative(x).op)]
+    assert found == [["T"], ["T", "_mark"], ["T", "_class"], ["T", "_gradient_op_type"], ["T", "_mine"], ["T"]]
+
+
+def test_types_are_checked_for_every_operation(graph: tf.Graph) -> None:
+    for dtype in (tf.float32, tf.int64, tf.float32):
+        x = tf.constant([1], dtype)
+        assert graph.create_op("AddV2", (x, x)).get_attr("T") is dtype
+    for _ in range(2):  # what was refused once isn't taken for known
+        with pytest.raises(TypeError, match="can't take T = mpirt.string"):
+            graph.create_op("AddV2", (tf.constant("a"), tf.constant("b")))
+        with pytest.raises(TypeError, match="has type int64, but float32 is needed"):
+            graph.create_op("AddV2", (tf.constant(1.0), tf.constant(1, tf.int64)))
+        with pytest.raises(TypeError, match="lacks its input 'y'"):
+            graph.create_op("AddV2", (tf.constant(1.0),))
+
+
 def test_building_an_operation_costs_the_same_in_a_small_graph_and_in_a_large_one() -> None:
     def calls(count: int) -> int:
         """Python calls that building ``count`` operations takes; the time is measured in scripts/bench."""

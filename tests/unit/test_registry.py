@@ -17,7 +17,9 @@ import pytest
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 import mpirt as tf
-from mpirt.graph.graph import Graph
+from mpirt import dtypes
+from mpirt.graph.attributes import signature
+from mpirt.graph.graph import Graph, Tensor
 from mpirt.graph.op_def import op_def, op_types
 from mpirt.ops.apply import apply_op
 from tests.evaluate import evaluate
@@ -37,6 +39,18 @@ def test_an_operation_type_has_a_shape_function_a_cpu_kernel_and_a_gradient_or_a
     assert "CPU" in definition.kernels
     assert (definition.gradient is None) == bool(definition.no_gradient_reason), "a gradient or a reason, not both"
     assert definition.gradient is not None or len(definition.no_gradient_reason.split()) >= 2, "the reason says why"
+
+
+@pytest.mark.parametrize("op_type", [t for t in op_types() if op_def(t).inputs and not op_def(t).takes_handles])
+def test_an_operation_that_is_said_to_take_no_variable_or_resource_refuses_them(op_type: str) -> None:
+    definition = op_def(op_type)
+    with Graph().as_default():
+        handle = Tensor(tf.no_op(), 0, dtypes.resource, ())
+    assert not any(arg.is_ref for arg in definition.inputs)
+    of_inputs = {arg.type_attr for arg in definition.inputs}
+    others = {name: dtypes.float32 for name, attr in definition.attrs.items() if attr.kind == "type" and name not in of_inputs}
+    with pytest.raises(TypeError, match="resource"):
+        signature(definition, [handle] * len(definition.inputs), others)
 
 
 @pytest.mark.parametrize("op_type", op_types())
