@@ -185,7 +185,11 @@ class _Signatures:
         if i.device.type != "CPU" or not op.definition.kernels["CPU"].direct or NO_SLOT in i.outputs:
             return None
         out = op.outputs[0]
-        key = (op.type, out.dtype.enum, out.static_shape, *[(t.dtype.enum, t.static_shape) for t in op.inputs])
+        parts: list[Any] = [op.type, out.dtype.enum, out.static_shape]
+        for tensor in op.inputs:
+            parts.append(tensor.dtype.enum)
+            parts.append(tensor.static_shape)
+        key = tuple(parts)
         if key not in self._known:
             self._known[key] = _signature(op)
         return self._known[key]
@@ -267,6 +271,7 @@ class _Assigner:
         """Runs of calls, with the reads of variables that belong to them."""
         signatures, draft = _Signatures(), _Draft()
         waiting: list[tuple[int, Read]] = []  # reads whose reader comes next
+        forms = self.forms
         for position, i in enumerate(self.program.instructions):
             if isinstance(i, Read):
                 waiting.append((position, i))
@@ -285,11 +290,13 @@ class _Assigner:
                 if not draft.calls:
                     draft.first = own[0][0] if own else position
                 name, out, inputs = signature
-                draft.calls.append((position, name, i.inputs, i.outputs[0]))
-                self.forms[i.outputs[0]] = out
-                for slot, form in zip(i.inputs, inputs, strict=True):
-                    self.forms[slot] = form
-            waiting = []
+                slots, output = i.inputs, i.outputs[0]
+                draft.calls.append((position, name, slots, output))
+                forms[output] = out
+                for slot, form in zip(slots, inputs, strict=True):
+                    forms[slot] = form
+            if waiting:
+                waiting = []
         if draft.calls:
             yield draft
 
@@ -316,7 +323,7 @@ class _Assigner:
             elif isinstance(i, Move | Send):
                 held.add(i.source)
             else:
-                assert isinstance(i, Read | Recv | Make | Meet), f"who holds what {i} reads?"
+                assert isinstance(i, (Read, Recv, Make, Meet)), f"who holds what {i} reads?"
         self.staying = {roots.get(slot, slot) for slot in self.program.fetches}
         held.update(self.staying)
         held.update([root for view, root in roots.items() if view in held])
@@ -379,19 +386,21 @@ class _Assigner:
         """The calls and what they take from outside; a variable is read once."""
         found: dict[int, Input] = {}
         of_variable: dict[int, int] = {}  # target of the first read
-        calls, own = [], set[int]()
-        for position, name, slots, output in draft.calls:
-            operands = []
+        calls, own, reads, kept = [], set[int](), draft.reads, self.buffers.kept
+        for call in draft.calls:
+            position, name, slots, output = call
             for slot in slots:
-                if slot in draft.reads:
-                    position_of_read, read = draft.reads[slot]
-                    slot = of_variable.setdefault(read.source, slot)
-                    found.setdefault(slot, Input(read.source, slot, position_of_read, self.forms[slot]))
-                elif slot not in own and slot not in self.constants and slot not in self.buffers.kept:
-                    found.setdefault(slot, Input(slot, slot, -1, self.forms[slot]))
-                operands.append(slot)
+                if slot in reads:
+                    position_of_read, read = reads[slot]
+                    target = of_variable.setdefault(read.source, slot)
+                    if target != slot:
+                        call = position, name, tuple([target if s == slot else s for s in call[2]]), output
+                    if target not in found:
+                        found[target] = Input(read.source, target, position_of_read, self.forms[target])
+                elif slot not in own and slot not in found and slot not in self.constants and slot not in kept:
+                    found[slot] = Input(slot, slot, -1, self.forms[slot])
             own.add(output)
-            calls.append((position, name, tuple(operands), output))
+            calls.append(call)
         return calls, list(found.values())
 
     def _parts(self, calls: list[Call]) -> Iterator[Part]:
@@ -406,11 +415,10 @@ class _Assigner:
 
     def _shape_in_blocks(self, call: Call) -> tuple[int, ...] | None:
         """The shape of a call that can be part of a chain."""
-        _, _, slots, output = call
-        form = self.forms[output]
+        form = self.forms[call[3]]
         if form.nbytes <= BLOCK_NBYTES or form.dtype.kind not in _REAL:
             return None
-        for slot in slots:
+        for slot in call[2]:
             other = self.forms[slot]
             if other.dtype.kind not in _REAL or other.shape != form.shape and other.size != 1:
                 return None
@@ -418,15 +426,17 @@ class _Assigner:
 
     def _pays(self, parts: Sequence[Part], num_inputs: int, num_outputs: int) -> bool:
         """Whether a segment costs less than its calls alone: a call saves about as much time as an input or output costs."""
-        saved = 0
+        saved, needed = 0, 2 + num_inputs + num_outputs
         for part in parts:
             if part.block:
                 return True
             saved += len(part.calls)
             for _, _, _, output in part.calls:
+                if saved > needed:
+                    return True
                 if self.forms[output].nbytes > SMALL_NBYTES and output not in self.held:
                     saved += 2  # no memory to get and give back
-        return saved > 2 + num_inputs + num_outputs
+        return saved > needed
 
     # ---- buffers
 
@@ -444,13 +454,13 @@ class _Assigner:
         self.free.setdefault(self.buffers.nbytes[number], []).append(number)
 
     def _one_by_one(self, part: Part) -> None:
-        homes, held = self.homes, self.held
+        homes, held, ends, forms = self.homes, self.held, self.ends, self.forms
         for position, _, slots, output in part.calls:
-            form = self.forms[output]
+            form = forms[output]
             dying = self._dying(slots, position)
             if output not in held:
                 self._put(output, form, dying)
-                if self.ends[output] == position:
+                if ends[output] == position:
                     dying.append(output)
             elif form.nbytes <= SMALL_NBYTES:
                 self._put(output, form, dying)
@@ -484,7 +494,8 @@ class _Assigner:
     def _dying(self, slots: tuple[int, ...], position: int) -> list[int]:
         """Those of ``slots`` that have a buffer of this segment which is read for the last time at ``position``."""
         homes, held, ends = self.homes, self.held, self.ends
-        return [s for s in dict.fromkeys(slots) if s in homes and s not in held and s not in self.copied and ends[s] == position]
+        dying = [s for s in slots if s in homes and ends.get(s) == position and s not in held and s not in self.copied]
+        return dying if len(dying) < 2 else list(dict.fromkeys(dying))
 
     def _put(self, output: int, form: Form, dying: list[int]) -> None:
         """A buffer for a result: that of an input of the same form which dies there (taken out of ``dying``), or a free one."""
@@ -509,7 +520,7 @@ class _Assigner:
             for slot, form in segment.outputs:
                 self._count(change, segment.last if slot in segment.homes else segment.first, slot, form.nbytes)
         for position, i in enumerate(self.program.instructions):
-            if of_segment[position] >= 0 or not isinstance(i, Run | Recv | Move | Make | Fold):
+            if of_segment[position] >= 0 or not isinstance(i, (Run, Recv, Move, Make, Fold)):
                 continue
             for born, slot, tensor, nbytes in _made(i, position):
                 if nbytes is None:

@@ -46,7 +46,7 @@ from mpirt.graph.shapes import is_static, num_elements
 from mpirt.ops.collective_ops import GATHER, REDUCE_SCATTER
 from mpirt.transport import board
 
-ALL_PAIRS_NBYTES = 1 << 16
+ALL_PAIRS_NBYTES = 1 << 15
 ALL_PAIRS_RANKS = 8
 SEGMENT_NBYTES = 1 << 21
 KEPT_NBYTES = 1 << 16  # results from this size on are made in an array that is used again
@@ -223,12 +223,12 @@ class Exchange:
                     others = [src for src in self.senders if src != dst]
                     yield from (Message("block", src, dst, number, tensor, (stop - start,), in_place=True) for src in others)
         elif self.way == "one":
-            yield from (Message("result", src, dst, 0, tensor, self.shape) for src, dst in _down((*self.senders, *self._others)))
+            yield from (Message("result", src, dst, 0, tensor, self.shape) for src, dst in _down(self._informed))
         elif self.way == "all pairs":
             yield from (Message("all", src, dst, 0, tensor, self.shape) for src in self.senders for dst in self.receivers if src != dst)
         elif self.way == "tree":
             yield from (Message("up", dst, src, 0, tensor, self.shape) for src, dst in _down(self.senders))
-            yield from (Message("result", src, dst, 0, tensor, self.shape) for src, dst in _down((self.senders[0], *self._others)))
+            yield from (Message("result", src, dst, 0, tensor, self.shape) for src, dst in _down(self._informed))
         else:
             for owner in self.senders:
                 for number, (start, stop) in enumerate(self._segments(owner)):
@@ -238,10 +238,10 @@ class Exchange:
                     others = [dst for dst in self.receivers if dst != owner]
                     yield from (Message("sum", owner, dst, number, tensor, shape, in_place=True) for dst in others)
 
-    @property
-    def _others(self) -> list[int]:
-        """Those that need the result but the first that sends."""
-        return [rank for rank in self.receivers if rank != self.senders[0]]
+    @cached_property
+    def _informed(self) -> tuple[int, ...]:
+        """The tree down which the result goes: the first that sends, then the others that need it."""
+        return (self.senders[0], *[rank for rank in self.receivers if rank != self.senders[0]])
 
     def _segments(self, owner: int) -> list[Part]:
         """What ``owner`` reduces, in pieces."""
@@ -286,7 +286,19 @@ def _pieces(start: int, stop: int, size: int) -> list[Part]:
 def _down(ranks: Sequence[int]) -> Iterator[tuple[int, int]]:
     """(parent, child) of the binomial tree over ``ranks`` with the first as its root; a parent's nearest child last."""
     for child in range(1, len(ranks)):
-        yield ranks[child - (1 << (child.bit_length() - 1))], ranks[child]
+        yield ranks[_above(child)], ranks[child]
+
+
+def _above(position: int) -> int:
+    """Position of the parent in the tree."""
+    return position - (1 << (position.bit_length() - 1))
+
+
+def _children(ranks: Sequence[int], rank: int) -> list[int]:
+    """The children of ``rank`` in the tree over ``ranks``, in their order."""
+    position = ranks.index(rank)
+    steps = (1 << level for level in range(position.bit_length(), len(ranks).bit_length()))
+    return [ranks[position + step] for step in steps if position + step < len(ranks)]
 
 
 def _bucket_key(collective: Collective, rank_of: Callable[[Task], int]) -> object:
@@ -380,7 +392,7 @@ class _Part:
         senders = self.exchange.senders
         result = -1
         if self.sends:
-            children = [dst for src, dst in _down(senders) if src == self.rank]
+            children = _children(senders, self.rank)
             slots = [self._local(), *(self._recv("up", child, 0) for child in children)]
             labels = () if self.exchange.shape is not None else tuple(self._label(rank) for rank in (self.rank, *children))
             root = self.rank == senders[0]
@@ -515,16 +527,14 @@ class _Part:
 
     def _pass_down(self, result: int) -> int:
         ex = self.exchange
-        for src, dst in list(_down((ex.senders[0], *ex._others)))[::-1]:
-            if src == self.rank:
-                self._send("result", dst, 0, result)
+        for child in reversed(_children(ex._informed, self.rank)):
+            self._send("result", child, 0, result)
         return result
 
     def _parent(self, role: str) -> int:
         ex = self.exchange
-        if role == "up":
-            return next(src for src, child in _down(ex.senders) if child == self.rank)
-        return next(src for src, child in _down((ex.senders[0], *ex._others)) if child == self.rank)
+        ranks = ex.senders if role == "up" else ex._informed
+        return ranks[_above(ranks.index(self.rank))]
 
     def _give(self, slot: int) -> None:
         """The result is there: tell where each output is."""

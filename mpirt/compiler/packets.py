@@ -85,44 +85,51 @@ class _Packer:
         self.plan = plan
         self.rank_of = rank_of
         self.transfers = transfers
-        self.open: dict[int, dict[int, _Open]] = {}  # by source and destination
+        self.open: dict[int, dict[int, _Open]] = {}  # by source and destination; none of a rank that holds nothing back
         self.joined: dict[int, _Open] = {}  # the packet of each small transfer
         self.packets: list[Packet] = []
 
     def pack(self, by_edge: Mapping[int, int], starts: Mapping[Operation, Iterable[int]]) -> list[Packet]:
         received: set[object] = set()  # transfers that travel alone, and packets, also what joins them later
+        joined, collectives = self.joined, self.plan.collectives
         for node in self.plan.nodes:
-            rank = self.rank_of(node.device.task)
-            coming = {self.joined.get(by_edge[edge], by_edge[edge]) for edge in node.waits if edge in by_edge} - received
-            collective = None if node.fed is not None else self.plan.collectives.get(node.op)
-            if collective is not None:  # all that take part wait for one another
-                for task in collective.tasks:
-                    self._close(self.rank_of(task))
-            if coming or not _is_quick(node):
+            coming = {joined.get(by_edge[edge], by_edge[edge]) for edge in node.waits if edge in by_edge} - received if node.waits else None
+            if coming:
                 received |= coming
-                self._close(rank)
-            for destination, packet in list(self.open.get(rank, {}).items()):
-                packet.operations += 1
-                if packet.operations > MOST_OPERATIONS:
-                    self._close(rank, destination)
-            if node.fed is None:
-                for index in starts.get(node.op, ()):
+            if collectives and node.fed is None and node.op in collectives:  # all that take part wait for one another
+                for task in collectives[node.op].tasks:
+                    self._close(self.rank_of(task))
+            if self.open:
+                rank = self.rank_of(node.device.task)
+                if rank in self.open:
+                    if coming or not _is_quick(node):
+                        self._close(rank)
+                    else:
+                        self._count_operation(rank)
+            if node.op in starts and node.fed is None:
+                for index in starts[node.op]:
                     self._start(self.transfers[index])
         for rank in list(self.open):
             self._close(rank)
         return self.packets
 
+    def _count_operation(self, rank: int) -> None:
+        """Another operation runs while the rank holds tensors back."""
+        for destination, packet in list(self.open[rank].items()):
+            packet.operations += 1
+            if packet.operations > MOST_OPERATIONS:
+                self._close(rank, destination)
+
     def _start(self, transfer: Transfer) -> None:
         if not is_small(transfer):
             return
-        packets = self.open.setdefault(transfer.src_rank, {})
-        packet = packets.get(transfer.dst_rank)
+        packet = self.open.get(transfer.src_rank, {}).get(transfer.dst_rank)
         if packet is not None and packet.takes(transfer):
             packet.add(transfer)
         else:
             if packet is not None:
                 self._close(transfer.src_rank, transfer.dst_rank)
-            packet = packets[transfer.dst_rank] = _Open(transfer)
+            packet = self.open.setdefault(transfer.src_rank, {})[transfer.dst_rank] = _Open(transfer)
         self.joined[transfer.index] = packet
 
     def _close(self, rank: int, destination: int | None = None) -> None:
@@ -131,6 +138,8 @@ class _Packer:
             packet = packets.pop(each)
             if len(packet.transfers) > 1:
                 self.packets.append(tuple(packet.transfers))
+        if not packets:
+            self.open.pop(rank, None)
 
 
 def _is_quick(node: Node) -> bool:

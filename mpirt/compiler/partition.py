@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NamedTuple
 
 from mpirt import dtypes
 from mpirt.cluster.task import Task
@@ -55,8 +56,7 @@ class Edge:
         return f"{self.name} {self.src} -> {self.dst}"
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """One entry of the global order: an operation on its device, or a fed tensor where it comes in."""
 
     op: Operation
@@ -121,10 +121,10 @@ def partition(
         sends.setdefault(edge.after, []).append(edge.index)
     nodes = []
     for tensor in feeds:
-        outgoing = tuple(i for i in sends.get(tensor.op, ()) if edges[i].source is tensor)
+        outgoing = tuple([i for i in sends.get(tensor.op, ()) if edges[i].source is tensor])
         nodes.append(Node(tensor.op, client or placement[tensor.op], tensor, (), outgoing))
     for op, incoming in zip(order, waits, strict=True):
-        outgoing = tuple(i for i in sends.get(op, ()) if edges[i].source not in fed)
+        outgoing = tuple([i for i in sends[op] if edges[i].source not in fed]) if op in sends else ()
         nodes.append(Node(op, placement[op], None, incoming, outgoing))
     return Plan(tuple(nodes), tuple(edges), tuple(fetches), tuple(feeds), placement, client, crossing.collectives(fetches), constants)
 
@@ -146,18 +146,22 @@ class _Crossing:
 
     def waits(self, op: Operation) -> tuple[int, ...]:
         """Edges that ``op``, the next operation, waits for; adds the new ones."""
-        dst = self._placement[op].task
+        device = self._placement[op]
+        dst = device.task
         found: dict[int, None] = {}
-        if op.type in HUBS:
+        collective = op.type in HUBS
+        if collective:
             self._sources[op] = tuple([self._home(t) for t in op.inputs])
             self._targets[op] = [{} for _ in op.outputs]
         for position, tensor in enumerate(op.inputs):
-            if self._of_collective(tensor):
-                reader = self._sources[op][position] if op in self._sources else dst
+            if self._targets and self._of_collective(tensor):
+                reader = self._sources[op][position] if collective else dst
                 self._targets[tensor.op][tensor.value_index][reader] = None
-            elif tensor not in self._constants and self._home(tensor) != dst and op.type not in HUBS:
+            elif self._client is None and self._placement[tensor.op] is device:
+                continue  # most inputs
+            elif tensor not in self._constants and self._home(tensor) != dst and not collective:
                 found[self._edge(tensor, self._origin(tensor), dst)] = None
-        controls = control_producers(op, self._fed)
+        controls = control_producers(op, self._fed) if op.control_inputs else ()
         told = {self.edges[i].after for i in found} if controls else set()
         for control in controls:
             if control in self._targets:  # its end is where it is placed
@@ -167,7 +171,8 @@ class _Crossing:
                 told.add(control)
                 carrier = next((t for t in control.outputs if (t, control, dst) in self._known and t not in self._fed), control)
                 found[self._edge(carrier, control, dst)] = None
-        self._note_change(op)
+        if op.definition.takes_handles:
+            self._note_change(op)
         return tuple(found)
 
     def collectives(self, fetches: Sequence[Tensor | Operation]) -> dict[Operation, Collective]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mpirt import dtypes, errors
 from mpirt.cluster import device_spec
@@ -27,13 +28,12 @@ from mpirt.graph.graph import Graph, Operation, Tensor
 from mpirt.graph.op_def import arg_ranges
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class DeviceName:
-    """One device of the cluster: ``/job:ps/task:0/device:CPU:0``."""
+class DeviceName(NamedTuple):
+    """One device of the cluster: ``/job:ps/task:0/device:CPU:0``; hashable, ordered by its fields."""
 
     task: Task
     type: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, as in Task
 
     @property
     def local(self) -> str:
@@ -128,10 +128,9 @@ class _Placer:
         sources: list[Operation] = []
         metadata: list[Operation] = []
         for op in self.needed:
-            if op in self.placement:
-                continue  # came with its group
             if op in self.groups:
-                self._place_group(self.groups[op], inside)
+                if op not in self.placement:  # else it came with its group
+                    self._place_group(self.groups[op], inside)
             elif op.device or op in self.pinned:
                 self.placement[op] = self._alone(op)
             elif not op.inputs:
@@ -186,9 +185,10 @@ class _Placer:
         if op in self.pinned:
             return self.pinned[op]
         key = op.device, op.type, _has_strings(op)
-        if key not in self.known:
-            self.known[key] = choose_device(device_spec.parse(op.device), (op,), self.inventory, self.rules)
-        return self.known[key]
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = choose_device(device_spec.parse(op.device), (op,), self.inventory, self.rules)
+        return found
 
     def _beside(self, op: Operation, device: DeviceName) -> DeviceName:
         """``device``, or where ``op`` runs on the same task."""
@@ -228,8 +228,9 @@ def _colocated(operations: Sequence[Operation]) -> dict[Operation, list[Operatio
             parent[op], op = root, parent[op]
         return root
 
-    inside = {op.name: op for op in operations}
-    for op in operations:
+    asking = [op for op in operations if op.definition.takes_handles or "_class" in op.attrs]
+    inside = {op.name: op for op in operations} if asking else {}
+    for op in asking:
         for other in _asked_groups(op) + [t.op.name for t in resource_inputs(op)]:
             if other in inside:  # a name that isn't in the graph is ignored, as in TensorFlow
                 a, b = find(op), find(inside[other])
@@ -259,6 +260,8 @@ def ref_inputs(op: Operation) -> list[Tensor]:
 
 def resource_inputs(op: Operation) -> list[Tensor]:
     """Inputs that are a variable or resource itself, not its value; they never cross devices."""
+    if not op.definition.takes_handles:
+        return []
     return [t for t in op.inputs if t.dtype is dtypes.resource] + ref_inputs(op)
 
 
@@ -428,7 +431,7 @@ def _can_run(op: Operation, kind: str) -> bool:
 
 
 def _has_strings(op: Operation) -> bool:
-    return any(t.dtype.base_dtype is dtypes.string for t in (*op.inputs, *op.outputs))
+    return any([t.dtype.kind == "O" and t.dtype.base_dtype is dtypes.string for t in (*op.inputs, *op.outputs)])
 
 
 def _no_kernel(op: Operation, device: DeviceName, mend: str) -> errors.InvalidArgumentError:

@@ -11,9 +11,11 @@ Pure data: the executor turns each instruction into a bound call once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain, repeat
+from typing import NamedTuple
 
 from mpirt import dtypes
 from mpirt.cluster.task import Task
@@ -24,7 +26,7 @@ from mpirt.compiler.placer import DeviceName
 from mpirt.dtypes import DType
 from mpirt.graph.function import ARG
 from mpirt.graph.graph import Operation, Tensor
-from mpirt.graph.op_def import arg_size
+from mpirt.graph.op_def import ArgDef, arg_size
 
 FETCH = "fetch"  # reason of a transfer that only brings a fetched value to a rank
 HOST = ""  # the memory space of all CPUs of a rank; a GPU's space is its device name
@@ -60,8 +62,7 @@ class Transfer:
         return f"{self.name} from {self.src} (rank {self.src_rank}) to rank {self.dst_rank}"
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """Call the operation's kernel."""
 
     op: Operation
@@ -268,12 +269,13 @@ class _Linker:
     ) -> None:
         self.plan = plan
         self.memory = memory
-        self.rank_of = rank_of
+        self.rank_of: Callable[[Task], int] = lru_cache(maxsize=None)(rank_of)  # asked for each operation
         self.rank = rank
         self.program = Program(rank)
-        self.slots: dict[Tensor, dict[str, int]] = {}  # by memory space; a variable or resource itself is in HOST
+        self.slots: dict[str, dict[Tensor, int]] = {HOST: {}}  # by memory space; a variable or resource itself is in HOST
         self.fed = frozenset(plan.feeds)
-        self.running = {node.op for node in plan.nodes if node.fed is None}
+        fed_ops = {t.op for t in plan.feeds}
+        self.running = {node.op for node in plan.nodes if node.op in fed_ops and node.fed is None}  # although an output is fed
         self.landed: dict[int, int] = {}  # slots of the transfers that have come in
         self.received: set[int] = set()  # those of them that something has waited for
         self.sent: set[int] = set()
@@ -357,7 +359,7 @@ class _Linker:
     def link(self) -> Program:
         program = self.program
         for node in self.plan.nodes:
-            if node.fed is None and node.op in self.shared:
+            if self.shared and node.fed is None and node.op in self.shared:
                 self._exchange(node)
                 continue
             if self.rank_of(node.device.task) != self.rank:
@@ -412,42 +414,41 @@ class _Linker:
                 self._emit(Recv(each, self.landed[each.index]))
         source = self.sources[index]
         if isinstance(source, Tensor):
-            self.slots[source] = {HOST: self.landed[index]}  # of a variable's tensor, the newest value
+            for slots in self.slots.values():
+                slots.pop(source, None)
+            self.slots[HOST][source] = self.landed[index]  # of a variable's tensor, the newest value
 
     def _run(self, op: Operation, device: DeviceName, space: str) -> None:
-        kernel = op.definition.kernels[device.type]
+        definition = op.definition
+        host = definition.kernels[device.type].host
+        here = self.slots.setdefault(space, {})
         inputs: list[int] = []
-        position = 0
-        for arg in op.definition.inputs:
-            size = arg_size(arg, op.attrs)
-            wanted = HOST if arg.name in kernel.host else space
-            for tensor in op.inputs[position : position + size]:
-                if tensor in self.plan.constants:
-                    self._constant(tensor, device, wanted)
-                inputs.append(self._input(op, tensor, arg.is_ref, wanted))
-            position += size
+        for tensor, arg in zip(op.inputs, _args(op, op.inputs, definition.inputs, host or definition.takes_refs), strict=True):
+            if arg is None and tensor in here and not tensor.dtype.is_ref:  # most inputs
+                inputs.append(here[tensor])
+                continue
+            wanted = HOST if arg is not None and arg.name in host else space
+            if tensor in self.plan.constants:
+                self._constant(tensor, device, wanted)
+            inputs.append(self._input(op, tensor, arg is not None and arg.is_ref, wanted))
         if op.type in _PASSING:
             self._pass_on(op, inputs, space)
             return
         outputs: list[int] = []
-        position = 0
-        for arg in op.definition.outputs:
-            size = arg_size(arg, op.attrs)
-            place = HOST if arg.name in kernel.host else space
-            for tensor in op.outputs[position : position + size]:
-                slot = self._new_slot()
-                outputs.append(slot)
-                if tensor not in self.fed:
-                    self._keep(tensor, HOST if is_state(tensor) else place, slot)
-            position += size
+        for tensor, arg in zip(op.outputs, _args(op, op.outputs, definition.outputs, host), strict=True):
+            slot = self._new_slot()
+            outputs.append(slot)
+            if tensor not in self.fed:
+                self._keep(tensor, HOST if is_state(tensor) or arg is not None and arg.name in host else space, slot)
         if op.type == "Const":
             self.program.constants.append((outputs[0], op, device))
         else:
             self._emit(Run(op, device, tuple(inputs), tuple(outputs)))
-        for tensor in op.outputs:
+        for tensor in op.outputs if self.fetched else ():
             if tensor in self.fetched:
                 self._value_slot(tensor, op)
-        self._send(op)
+        if op in self.behind:
+            self._send(op)
 
     def _pass_on(self, op: Operation, inputs: Sequence[int], space: str) -> None:
         """An operation that computes nothing is no instruction: its place in the order is all there is to it."""
@@ -462,12 +463,12 @@ class _Linker:
         if not self._is_local_variable(tensor):
             return self._slot(tensor, space)  # fed, or received as a value
         if is_ref:
-            return self.slots[tensor][HOST]
+            return self.slots[HOST][tensor]
         return self._read(op, tensor, space)
 
     def _constant(self, tensor: Tensor, device: DeviceName, space: str) -> None:
         """Have a constant that every task knows in the memory ``space`` for an operation on ``device``."""
-        if space not in self.slots.get(tensor, ()):
+        if tensor not in self.slots.setdefault(space, {}):
             slot = self._keep(tensor, space, self._new_slot())
             there = DeviceName(device.task, "CPU", 0) if space == HOST else device
             self.program.constants.append((slot, self.plan.constants[tensor], there))
@@ -479,7 +480,7 @@ class _Linker:
     def _read(self, op: Operation, tensor: Tensor, space: str) -> int:
         """Slot with the value that a variable has at this point of the order."""
         slot, here = self._new_slot(), memory_space(self.plan.placement[tensor.op])
-        self._emit(Read(op, self.slots[tensor][HOST], slot))
+        self._emit(Read(op, self.slots[HOST][tensor], slot))
         return self._moved(tensor, slot, here, space)
 
     def _moved(self, tensor: Tensor, slot: int, here: str, space: str) -> int:
@@ -493,18 +494,18 @@ class _Linker:
 
     def _slot(self, tensor: Tensor, space: str) -> int:
         """Slot with the tensor's value in a memory space; copies it there the first time."""
-        slots = self.slots[tensor]
-        if space not in slots:
-            if HOST not in slots and space != HOST:
+        slots = self.slots.setdefault(space, {})
+        if tensor not in slots:
+            if space != HOST and tensor not in self.slots[HOST]:
                 self._slot(tensor, HOST)  # from one GPU to another through host memory
-            here = HOST if HOST in slots else next(iter(slots))
-            slots[space] = self._new_slot()
-            self._emit(Move(tensor, slots[here], slots[space], here, space))
-        return slots[space]
+            here = next(place for place, known in self.slots.items() if tensor in known)  # HOST, if it is there
+            slots[tensor] = self._new_slot()
+            self._emit(Move(tensor, self.slots[here][tensor], slots[tensor], here, space))
+        return slots[tensor]
 
     def _keep(self, tensor: Tensor, space: str, slot: int) -> int:
         """Note that ``slot`` will hold the tensor's value in a memory space."""
-        self.slots.setdefault(tensor, {})[space] = slot
+        self.slots.setdefault(space, {})[tensor] = slot
         return slot
 
     def _send(self, after: Operation, sources: Collection[Tensor | Operation] | None = None) -> None:
@@ -588,6 +589,13 @@ def _transfer(index: int, source: Tensor | Operation, src: int, dst: int, task: 
     return Transfer(index, source.name, source.dtype.base_dtype, shape, src, dst, task, why, op=source.op)
 
 
+def _args(op: Operation, tensors: Sequence[Tensor], args: Sequence[ArgDef], differ: object) -> Iterable[ArgDef | None]:
+    """The argument that each of the inputs or outputs of an operation belongs to; None for each if they don't ``differ``."""
+    if not differ:
+        return repeat(None, len(tensors))
+    return chain.from_iterable([repeat(arg, arg_size(arg, op.attrs)) for arg in args])
+
+
 def frees_after_last_use(program: Program) -> list[tuple[int, ...]]:
     """The slots to drop after each instruction of ``program``."""
     keep = {slot for slot, _, _ in program.constants} | set(program.fetches)
@@ -595,11 +603,11 @@ def frees_after_last_use(program: Program) -> list[tuple[int, ...]]:
     for position, i in enumerate(program.instructions):
         for slot in _used(i):
             last[slot] = position
-    frees: list[list[int]] = [[] for _ in program.instructions]
+    frees: dict[int, list[int]] = {}
     for slot, position in last.items():
         if slot not in keep and slot != NO_SLOT:
-            frees[position].append(slot)
-    return [tuple(sorted(f)) for f in frees]
+            frees.setdefault(position, []).append(slot)
+    return [tuple(sorted(frees[position])) if position in frees else () for position in range(len(program.instructions))]
 
 
 def _used(i: Instruction) -> tuple[int, ...]:
@@ -607,7 +615,7 @@ def _used(i: Instruction) -> tuple[int, ...]:
         return i.inputs + i.outputs
     if isinstance(i, Send):
         return (i.source,)
-    if isinstance(i, Recv | Make):
+    if isinstance(i, (Recv, Make)):
         return (i.target,)
     if isinstance(i, Fold):
         return (*i.inputs, i.target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
+from operator import attrgetter
 
 from mpirt.graph.graph import Operation, Tensor
 
@@ -21,9 +22,12 @@ def prune(fetches: Iterable[Tensor | Operation], feeds: Set[Tensor] = frozenset(
         if op in needed:
             continue
         needed.add(op)
-        stack.extend([t.op for t in op.inputs if t not in feeds])
-        stack.extend(control_producers(op, feeds))
-    return sorted(needed, key=lambda op: op.index)
+        for tensor in op.inputs:
+            if tensor.op not in needed and tensor not in feeds:
+                stack.append(tensor.op)
+        if op.control_inputs:
+            stack.extend(control_producers(op, feeds))
+    return sorted(needed, key=attrgetter("index"))
 
 
 def control_producers(op: Operation, feeds: Set[Tensor]) -> list[Operation]:

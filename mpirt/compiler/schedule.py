@@ -15,6 +15,7 @@ from mpirt.compiler.buckets import filled, is_collective, kind_of
 from mpirt.compiler.placer import Placement
 from mpirt.compiler.prune import control_producers
 from mpirt.graph.graph import Operation, Tensor
+from mpirt.ops.collective_ops import HUBS
 
 _OP_COST = 1
 _CROSSING_COST = 8  # a message costs as much as some small operations
@@ -24,12 +25,18 @@ def schedule(needed: Sequence[Operation], placement: Placement, feeds: Set[Tenso
     """The operations ``needed`` (in creation order) in the order in which a step runs them."""
     level = dict.fromkeys(needed, _OP_COST)
     for op in reversed(needed):
-        task, own = placement[op].task, level[op]
-        for producer in _producers(op, feeds):
-            cost = _OP_COST if placement[producer].task == task else _OP_COST + _CROSSING_COST
-            if level[producer] < own + cost:
-                level[producer] = own + cost
-    return bring_together(sorted(needed, key=lambda op: (-level[op], op.index)), placement, feeds)
+        device, beside = placement[op], level[op] + _OP_COST
+        for tensor in op.inputs:
+            producer = tensor.op
+            if tensor not in feeds:
+                there = placement[producer]
+                before = beside if there is device or there.task == device.task else beside + _CROSSING_COST
+                if level[producer] < before:
+                    level[producer] = before
+        for producer in control_producers(op, feeds) if op.control_inputs else ():
+            before = beside if placement[producer].task == device.task else beside + _CROSSING_COST
+            level[producer] = max(level[producer], before)
+    return bring_together(sorted(needed, key=level.__getitem__, reverse=True), placement, feeds)  # equal ones keep their order
 
 
 def bring_together(order: Sequence[Operation], placement: Placement, feeds: Set[Tensor] = frozenset()) -> list[Operation]:
@@ -39,7 +46,7 @@ def bring_together(order: Sequence[Operation], placement: Placement, feeds: Set[
     them. So none is on a way to another; and every way from such a group to a collective behind it leads to a greater depth, so
     none leads from a group, through others, back to it.
     """
-    if not any(is_collective(op) for op in order):
+    if HUBS.isdisjoint([op.type for op in order]):
         return list(order)
     depth: dict[Operation, int] = {}
     alike: dict[object, list[Operation]] = {}

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Set
+from typing import Any
 
 from mpirt import errors
 from mpirt.cluster.task import Task
 from mpirt.compiler.partition import Node, Plan
 from mpirt.compiler.prune import control_producers
 from mpirt.graph.graph import Operation, Tensor
+
+_NOTHING: frozenset[Any] = frozenset()
 
 
 def verify(plan: Plan) -> None:
@@ -40,10 +43,14 @@ def _check_order(plan: Plan) -> None:
     for node in plan.nodes:
         if node.fed is not None:
             continue
-        for producer in [t.op for t in node.op.inputs if t not in known] + control_producers(node.op, fed):
+        op = node.op
+        for tensor in op.inputs:
+            if tensor.op not in done and tensor not in known:
+                raise _refuse(f"{op.name!r} comes before {tensor.op.name!r}, which it depends on")
+        for producer in control_producers(op, fed) if op.control_inputs else ():
             if producer not in done:
-                raise _refuse(f"{node.op.name!r} comes before {producer.name!r}, which it depends on")
-        done.add(node.op)
+                raise _refuse(f"{op.name!r} comes before {producer.name!r}, which it depends on")
+        done.add(op)
 
 
 def _check_edges(plan: Plan) -> None:
@@ -63,7 +70,7 @@ def _check_edges(plan: Plan) -> None:
             given = edge.source is node.fed if node.fed is not None else edge.after is node.op and edge.source not in fed
             if not given or edge.src != node.device.task:
                 raise _refuse(f"{edge} can't start at {node.op.name!r} on {node.device.task}")
-        starts.update(node.sends)
+            starts[index] += 1
         awaited.update(node.waits)
         _check_waits(node, plan, fed)
     for edge in plan.edges:
@@ -75,40 +82,48 @@ def _check_edges(plan: Plan) -> None:
 
 def _check_waits(node: Node, plan: Plan, fed: Set[Tensor]) -> None:
     """An operation waits for all that it needs from other tasks."""
-    here = node.device.task
-    have = [plan.edges[i] for i in node.waits]
-    for edge in have:
-        if edge.dst != here:
-            raise _refuse(f"{node.op.name!r} on {here} can't wait for {edge}")
+    op, here = node.op, node.device.task
+    edges = plan.edges
+    for index in node.waits:
+        if edges[index].dst != here:
+            raise _refuse(f"{op.name!r} on {here} can't wait for {edges[index]}")
     if node.fed is not None:
         return
-    brought = {edge.source for edge in have}
-    told = {op for edge in have if edge.source not in fed for op in (edge.producer, edge.after)}
-    collective = plan.collectives.get(node.op)
-    for position, tensor in enumerate(node.op.inputs):
-        there = plan.device_of(tensor).task
+    placement, client, collectives = plan.placement, plan.client, plan.collectives
+    brought = {edges[index].source for index in node.waits} if node.waits else _NOTHING
+    collective = collectives.get(op) if collectives else None
+    for position, tensor in enumerate(op.inputs):
+        there = client.task if client is not None and tensor in fed else placement[tensor.op].task
+        if there == here and not collectives:
+            continue  # nothing has to bring it
         reader = here if collective is None else collective.sources[position]
-        origin = None if tensor in fed else plan.collectives.get(tensor.op)
+        origin = None if tensor in fed else collectives.get(tensor.op)
         if origin is not None:
             if reader not in origin.targets[tensor.value_index]:
-                raise _refuse(f"{tensor.name!r} is not given to {reader}, where {node.op.name!r} needs it")
+                raise _refuse(f"{tensor.name!r} is not given to {reader}, where {op.name!r} needs it")
         elif collective is not None:
             if reader != there:
-                raise _refuse(f"{reader} can't give {tensor.name!r} to {node.op.name!r}: it is on {there}")
+                raise _refuse(f"{reader} can't give {tensor.name!r} to {op.name!r}: it is on {there}")
         elif there != here and tensor not in brought and tensor not in plan.constants:
-            raise _refuse(f"nothing brings {tensor.name!r} to {node.op.name!r} on {here}")
-    for control in control_producers(node.op, fed):
-        if plan.placement[control].task != here and control not in told:
-            raise _refuse(f"nothing tells {node.op.name!r} on {here} that {control.name!r} has run")
+            raise _refuse(f"nothing brings {tensor.name!r} to {op.name!r} on {here}")
+    if not op.control_inputs:
+        return
+    coming = [edges[index] for index in node.waits if edges[index].source not in fed]
+    told = {after for edge in coming for after in (edge.producer, edge.after)}
+    for control in control_producers(op, fed):
+        if placement[control].task != here and control not in told:
+            raise _refuse(f"nothing tells {op.name!r} on {here} that {control.name!r} has run")
 
 
 def _check_progress(plan: Plan) -> None:
     """Run all tasks' lists, each blocked on its receives and in its collectives."""
     lists: dict[Task, list[Node]] = {}
     for node in plan.nodes:
-        taking_part = plan.collectives[node.op].tasks if _is_collective(node, plan) else ()
-        for task in dict.fromkeys([node.device.task, *taking_part]):
-            lists.setdefault(task, []).append(node)
+        lists.setdefault(node.device.task, []).append(node)
+        if plan.collectives and _is_collective(node, plan):
+            for task in plan.collectives[node.op].tasks:
+                if task != node.device.task:
+                    lists.setdefault(task, []).append(node)
     absent = {op: set(collective.sources) for op, collective in plan.collectives.items()}
     meeting: dict[Operation, list[Task]] = {}
     position = dict.fromkeys(lists, 0)
@@ -117,23 +132,28 @@ def _check_progress(plan: Plan) -> None:
     ready = list(lists)
     while ready:
         task = ready.pop()
-        while position[task] < len(lists[task]):
-            node = lists[task][position[task]]
-            missing = next((i for i in _waits(node, task) if i not in arrived), None)
-            if missing is not None:
-                waiting.setdefault(missing, []).append(task)
-                break
-            if _is_collective(node, plan):
+        nodes = lists[task]
+        for at in range(position[task], len(nodes)):
+            node = nodes[at]
+            if node.waits:
+                missing = next((i for i in _waits(node, task) if i not in arrived), None)
+                if missing is not None:
+                    waiting.setdefault(missing, []).append(task)
+                    position[task] = at
+                    break
+            if absent and _is_collective(node, plan):
                 absent[node.op].discard(task)
                 if absent[node.op]:
                     meeting.setdefault(node.op, []).append(task)
+                    position[task] = at
                     break
                 ready.extend(meeting.pop(node.op, ()))
-            position[task] += 1
-            if task == node.device.task:
+            if node.sends and task == node.device.task:
                 for index in node.sends:
                     arrived.add(index)
                     ready.extend(waiting.pop(index, ()))
+        else:
+            position[task] = len(nodes)
     for task, nodes in lists.items():
         if position[task] < len(nodes):
             node = nodes[position[task]]

@@ -7,7 +7,7 @@ constants too), in an order that no hash seed or set can change.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,22 +16,34 @@ from mpirt.graph.function import Function
 from mpirt.graph.graph import Operation
 
 
-def fingerprint(operations: Iterable[Operation]) -> bytes:
-    """Sha256 over the digests of ``operations``, in order."""
-    total = hashlib.sha256()
+def fingerprint(operations: Sequence[Operation]) -> bytes:
+    """Sha256 over all that the digests of ``operations`` cover, in order."""
+    texts: list[str] = []
+    attrs: dict[int, str] = {}  # texts of attributes, by their dict: many operations share one
     for op in operations:
-        total.update(digest(op))
-    return total.digest()
+        text = attrs.get(id(op.attrs))
+        if text is None:
+            text = attrs[id(op.attrs)] = _attrs_text(op)
+        texts.append(_summary(op, text))
+        if "value" in op.attrs:
+            texts.append(hashlib.sha256(_content(op)).hexdigest())
+    lengths = ",".join(map(str, map(len, texts)))  # so that no other texts come to the same when they are joined
+    return hashlib.sha256("\n".join([*texts, lengths]).encode()).digest()
 
 
 def digest(op: Operation) -> bytes:
     """Sha256 of one operation."""
     one = hashlib.sha256(summary(op).encode())
-    value = op.attrs.get("value")
-    if isinstance(value, np.ndarray):
-        content = value if value.dtype != object else np.frombuffer(repr(value.tolist()).encode(), np.uint8)
-        one.update(np.ascontiguousarray(content).tobytes())
+    one.update(_content(op))
     return one.digest()
+
+
+def _content(op: Operation) -> bytes:
+    """The bytes of a constant."""
+    value = op.attrs.get("value")
+    if not isinstance(value, np.ndarray):
+        return b""
+    return value.tobytes() if value.dtype != object else repr(value.tolist()).encode()
 
 
 def function_digest(function: Function) -> bytes:
@@ -44,10 +56,18 @@ def function_digest(function: Function) -> bytes:
 
 def summary(op: Operation) -> str:
     """One line that tells all but the content of constants: what two ranks compare when their graphs differ."""
-    inputs = [t.name for t in op.inputs] + [f"^{c.name}" for c in op.control_inputs]
-    attrs = ", ".join(f"{key}={_text(op.attrs[key])}" for key in sorted(op.attrs))
+    return _summary(op, _attrs_text(op))
+
+
+def _summary(op: Operation, attrs: str) -> str:
+    inputs = [f"{t.op.name}:{t.value_index}" for t in op.inputs]
+    inputs += [f"^{c.name}" for c in op.control_inputs]
     device = f" on {op.device}" if op.device else ""
     return f"{op.name} = {op.type}({', '.join(inputs)}){{{attrs}}}{device}"
+
+
+def _attrs_text(op: Operation) -> str:
+    return ", ".join([f"{key}={_text(op.attrs[key])}" for key in sorted(op.attrs)])
 
 
 def _text(value: Any) -> str:

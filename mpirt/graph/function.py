@@ -69,7 +69,7 @@ def has_effect(op: Operation) -> bool:
 
 def has_body(op: Operation) -> bool:
     """Whether ``op`` runs bodies."""
-    return any(isinstance(value, Function) for value in op.attrs.values())
+    return op.definition.takes_functions and any(isinstance(value, Function) for value in op.attrs.values())
 
 
 class FuncGraph(Graph):

@@ -172,12 +172,20 @@ class OpDef:
     gradient: Callable[..., Any] | None = None
     no_gradient_reason: str = ""
     takes_refs: bool = field(init=False)  # whether an input is a variable itself
+    takes_handles: bool = field(init=False)  # whether an input may be a variable or resource itself
+    takes_functions: bool = field(init=False)  # whether an attribute is a body
     signatures: dict[tuple[int, ...], Signature] | None = field(init=False)  # of operations without given attributes, by input types
 
     def __post_init__(self) -> None:
         self.takes_refs = any(arg.is_ref for arg in self.inputs)
+        self.takes_handles = self.takes_refs or any(self._may_be_resource(arg) for arg in self.inputs)
+        self.takes_functions = any("func" in attr.kind for attr in self.attrs.values())
         lists = any(arg.list_attr for arg in self.inputs + self.outputs)
         self.signatures = None if lists else {}  # lists of types are not shared
+
+    def _may_be_resource(self, arg: ArgDef) -> bool:
+        allowed = self.attrs[arg.type_attr].allowed if arg.type_attr else ()
+        return dtypes.resource in allowed if allowed else arg.dtype is None or arg.dtype is dtypes.resource
 
     def __repr__(self) -> str:
         return f"<OpDef {self.name}>"

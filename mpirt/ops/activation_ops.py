@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,23 @@ _register("Relu", REAL)
 def _relu(ctx: KernelContext, x: Any, *, out: Any = None) -> Any:
     if out is not None:
         out = fitting(out, x.shape, x)
-    return ctx.xp.maximum(x, x.dtype.type(0), out=out)
+    if x.size < 1 << 10 or ctx.xp is not np or not x.flags.c_contiguous or out is not None and not out.flags.c_contiguous:
+        return ctx.xp.maximum(x, x.dtype.type(0), out=out)
+    # Beside as many zeros numpy's maximum takes a third of the time that it takes beside a single one.
+    zeros = _zeros(x.dtype)
+    if x.size <= len(zeros):
+        return np.maximum(x, zeros[: x.size].reshape(x.shape), out=out)
+    y = np.empty_like(x) if out is None else out
+    flat, parts = x.reshape(-1), y.reshape(-1)
+    for start in range(0, flat.size, len(zeros)):
+        part = flat[start : start + len(zeros)]
+        np.maximum(part, zeros[: part.size], out=parts[start : start + len(zeros)])
+    return y
+
+
+@functools.cache
+def _zeros(dtype: Any) -> Any:
+    return np.zeros(1 << 15, dtype)
 
 
 @register_kernel("ReluGrad", memory="own")

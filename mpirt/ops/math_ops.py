@@ -569,7 +569,8 @@ def _add_n(ctx: KernelContext, *inputs: Any) -> Any:
     first = inputs[0]
     if len(inputs) == 1:
         return first
-    if any(x.shape != first.shape for x in inputs):
+    shape = first.shape
+    if any([x.shape != shape for x in inputs]):
         raise errors.InvalidArgumentError(
             f"{ctx.op.name!r}: the inputs of {ctx.op.type} must have one shape, not {[tuple(x.shape) for x in inputs]}.",
             op=ctx.op,

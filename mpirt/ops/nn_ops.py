@@ -89,7 +89,7 @@ def _shifted(ctx: KernelContext, x: Any) -> Any:
 def _row_max(ctx: KernelContext, x: Any) -> Any:
     """Largest along the last axis, which is kept. numpy starts a loop for each row: 3 times slower for 10 classes."""
     if ctx.xp is np and x.ndim == 2 and x.shape[1] <= 32:
-        return np.ascontiguousarray(x.T).max(axis=0)[:, None]
+        return np.maximum.reduce(np.ascontiguousarray(x.T), 0)[:, None]
     return x.max(axis=-1, keepdims=True)
 
 
@@ -320,6 +320,9 @@ def _sparse_cross_entropy_shape(ctx: ShapeContext) -> list[Shape]:
     return [merged, (merged[0], classes)]
 
 
+_UNSIGNED = {size: np.dtype(f"u{size}") for size in (4, 8)}
+
+
 @register_kernel("SparseSoftmaxCrossEntropyWithLogits", memory="own")
 def _sparse_cross_entropy_kernel(ctx: KernelContext, x: Any, labels: Any) -> Any:
     xp = ctx.xp
@@ -330,7 +333,7 @@ def _sparse_cross_entropy_kernel(ctx: KernelContext, x: Any, labels: Any) -> Any
     classes = x.shape[1]
     # On a GPU looking at the labels would stop the stream: there a label out of range makes its row NaN, as in TensorFlow.
     # Seen without a sign, a negative label is larger than any class.
-    if xp is np and labels.size and labels.view(f"u{labels.itemsize}").max() >= classes:
+    if xp is np and labels.size and np.maximum.reduce(labels.view(_UNSIGNED[labels.itemsize])) >= classes:
         bad = labels[(labels < 0) | (labels >= classes)]
         raise errors.InvalidArgumentError(
             f"{ctx.op.name!r}: received a label value of {bad[0]} which is outside the valid range of [0, {classes}). "
@@ -338,12 +341,15 @@ def _sparse_cross_entropy_kernel(ctx: KernelContext, x: Any, labels: Any) -> Any
             op=ctx.op,
         )
     shifted = _shifted(ctx, x)
-    rows = xp.arange(len(labels))
-    chosen = shifted[rows, labels]
+    # One index for each row is less work than two; but only where a label can't point into another row.
+    single = xp is np and shifted.flags.c_contiguous and shifted.size
+    table = shifted.reshape(-1) if single else shifted
+    where = xp.arange(0, shifted.size, classes) + labels if single else (xp.arange(len(labels)), labels)
+    chosen = table[where]
     backprop = xp.exp(shifted, out=shifted)
     total = _row_sum(ctx, backprop)
     backprop /= total
-    backprop[rows, labels] -= x.dtype.type(1)
+    table[where] -= x.dtype.type(1)
     loss = xp.log(total[:, 0])
     loss -= chosen
     if xp is not np:

@@ -14,12 +14,17 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from mpirt import dtypes, errors
 from mpirt.graph.op_def import KernelContext, ShapeContext, no_gradient, register_kernel, register_op
 from mpirt.graph.shapes import Shape, merge, text, with_rank
 
 Array = Any
 Rule = Callable[..., None]
+
+# Elements that a rule is applied to at a time: its passes find them in the cache. Every rule is elementwise.
+_BLOCK = 1 << 14
 
 _REASON = "it updates a variable; what it computes is the step itself"
 
@@ -103,7 +108,14 @@ def _dense_kernel(rule: Rule, num_cells: int, where: int, resource: bool) -> Cal
                 f"{ctx.op.name}: var and grad do not have the same shape: {arrays[0].shape} and {inputs[where].shape}.",
                 op=ctx.op,
             )
-        rule(ctx.xp, *arrays, *inputs[num_cells:], **attrs)
+        if arrays[0].size > _BLOCK and ctx.xp is np and all([a.flags.c_contiguous for a in (*arrays, inputs[where])]):
+            parts = [a.reshape(-1) for a in arrays]
+            before, grad, after = inputs[num_cells:where], inputs[where].reshape(-1), inputs[where + 1 :]
+            for start in range(0, grad.size, _BLOCK):
+                block = slice(start, start + _BLOCK)
+                rule(np, *[part[block] for part in parts], *before, grad[block], *after, **attrs)
+        else:
+            rule(ctx.xp, *arrays, *inputs[num_cells:], **attrs)
 
     return _locking(rule, update, num_cells, resource)
 

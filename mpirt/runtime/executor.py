@@ -13,7 +13,6 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from operator import length_hint
 from types import ModuleType
@@ -26,12 +25,14 @@ from mpirt.compiler.body import compile_body
 from mpirt.compiler.buffers import assign_buffers, signature_of
 from mpirt.compiler.exchange import Fold, Make, View
 from mpirt.compiler.placer import DeviceName
+from mpirt.compiler.planning import collecting_later
 from mpirt.compiler.program import NO_SLOT, Meet, Move, Program, Read, Recv, Run, Send, Transfer
 from mpirt.graph.function import Function, has_body
 from mpirt.graph.graph import Operation
 from mpirt.graph.op_def import Blocked, Pending
 from mpirt.runtime.calls import ALL, Devices, Instruction, kernel_call, move_call, out_of, read, send_part, writing_into
 from mpirt.runtime.device import Device
+from mpirt.runtime.failures import Failure, StepFailed, op_error
 from mpirt.runtime.folding import Made, fold_call, view_call
 from mpirt.runtime.meetings import Meeting, Meetings
 from mpirt.runtime.packets import Array, IncomingPacket, OutgoingPacket, Packets
@@ -46,24 +47,6 @@ _PYTHON = ("PyFunc", "PyFuncStateless")
 Block = Callable[[Pending], None]  # returns when it is ready
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """The first thing that went wrong on this rank in a step."""
-
-    error: Exception
-    op: Operation | None
-    device: DeviceName | None
-    traceback: str
-
-
-class StepFailed(Exception):  # noqa: N818  (says that a step failed; ``failure`` is the error, None if it is another rank's)
-    """A step ended dead."""
-
-    def __init__(self, failure: Failure | None) -> None:
-        super().__init__("the step failed")
-        self.failure = failure
-
-
 class KernelContext:
     """What a kernel sees beside its inputs; kept for the life of a session, so state goes on between signatures."""
 
@@ -75,17 +58,20 @@ class KernelContext:
         self._executions = itertools.count()
         self._entropy: list[int] | None = None
         self._resource: Any = None
+        self._resources: ResourceManager | None = None  # where it was looked up
         self._generation = -1  # of the resources when this one was looked up
 
     def resource(self, factory: Callable[[str], Any], private: bool = False) -> Any:
         """The state of this op on its task; see ``graph.op_def.KernelContext``."""
+        resources = self._resources
+        if resources is not None and self._generation == resources.generation:
+            return self._resource
         attrs = self.op.attrs
         shared_name = attrs.get("shared_name")
-        resources = self._state.private if private and not shared_name else self._state.resources
-        if self._generation != resources.generation:
-            generation, name = resources.generation, shared_name or self.op.qualified_name
-            self._resource = resources.lookup_or_create(self._device.task, attrs.get("container", ""), name, factory)
-            self._generation = generation
+        resources = self._resources = self._state.private if private and not shared_name else self._state.resources
+        generation, name = resources.generation, shared_name or self.op.qualified_name
+        self._resource = resources.lookup_or_create(self._device.task, attrs.get("container", ""), name, factory)
+        self._generation = generation
         return self._resource
 
     def rng(self, seed: int, seed2: int) -> np.random.Generator:
@@ -200,14 +186,24 @@ class Executor:
         self.calls_python = any(isinstance(i, Run) and i.op.type in _PYTHON for i in program.instructions)
         self._template: list[Any] = [None] * program.num_slots
         self._code: list[Instruction] = []
+        self._messages: list[int] = []  # positions of what `_bind_messages` binds
         self._gpu_constants: list[tuple[int, Operation, DeviceName, Device]] = []
+        direct: dict[tuple[str, DeviceName], tuple[Callable[..., Any], bool]] = {}  # calls that many operations share
         for slot, op, device in program.constants:
             value = self._template[slot] = op.attrs["value"]
             if device.type == "GPU" and value.dtype != object:
                 self._gpu_constants.append((slot, op, device, state.devices[device.task, device.local]))
-        for instruction, frees in zip(program.instructions, program.frees, strict=True):
+        for position, (instruction, frees) in enumerate(zip(program.instructions, program.frees, strict=True)):
             if isinstance(instruction, Run):
-                self._code.append((kernel_call(instruction, state), instruction.inputs, out_of(instruction), frees))
+                key = (instruction.op.type, instruction.device)
+                if key in direct:
+                    call, single = direct[key]
+                    out = instruction.outputs[0] if single else instruction.outputs
+                else:
+                    call, out = kernel_call(instruction, state), out_of(instruction)
+                    if instruction.op.definition.kernels[instruction.device.type].direct:
+                        direct[key] = call, isinstance(out, int)
+                self._code.append((call, instruction.inputs, out, frees))
             elif isinstance(instruction, Read):
                 self._code.append((read, (instruction.source,), instruction.target, frees))
             elif isinstance(instruction, Move):
@@ -218,6 +214,7 @@ class Executor:
                 out = instruction.target if instruction.into is None else NO_SLOT
                 self._code.append((*fold_call(instruction), out, frees))
             else:
+                self._messages.append(position)
                 self._code.append((_unbound, (), NO_SLOT, frees))
         self.buffers = assign_buffers(program)
         self._told = frozenset(self.buffers.into.values())
@@ -243,7 +240,8 @@ class Executor:
             lane = self._lanes.pop()
         except IndexError:
             own_context = not (self.has_bodies or self.calls_python)
-            lane = Lane(self.buffers, self._code, self._template, self._produced, self._lent, self._placed, own_context)
+            with collecting_later():
+                lane = Lane(self.buffers, self._code, self._template, self._produced, self._lent, self._placed, own_context)
         if self._packets is not None:
             lane.code = lane.whole if self._packets.all_left() else lane.careful
         return lane
@@ -259,11 +257,12 @@ class Executor:
         made: dict[int, Made] = {}
         instructions = self.program.instructions
         after = 0  # position behind the packet at hand
-        for position, instruction in enumerate(instructions):
+        for position in self._messages:
+            instruction = instructions[position]
             if isinstance(instruction, Make):
                 array = meetings.makers.get(instruction.target) or made.setdefault(instruction.target, Made(instruction))
                 self._code[position] = (array.take, (), instruction.target, self._code[position][3])
-            if not isinstance(instruction, Send | Recv | Meet) or position < after:
+            if not isinstance(instruction, (Send, Recv, Meet)) or position < after:
                 continue
             transport = self._transport
             assert transport is not None, f"a program without transport has {instruction}"
@@ -593,6 +592,8 @@ class Executor:
             op = instruction.op
         elif isinstance(instruction, Send | Recv):
             op = instruction.transfer.op
+            if isinstance(error, errors.OpError) and error.op is not None:
+                op = error.op  # of another tensor of the same packet
         return Failure(op_error(error, op), op, device, "".join(traceback.format_exception(error)))
 
 
@@ -611,25 +612,6 @@ def _store(values: list[Any], out: Any, result: Any, frees: tuple[int, ...]) -> 
             values[slot] = item
     for slot in frees:
         values[slot] = None
-
-
-def op_error(error: Exception, op: Operation | None) -> errors.OpError:
-    """``error`` of a kernel as the field's error class, with the operation it came from."""
-    if isinstance(error, errors.OpError):
-        if error.op is None and op is not None:
-            return type(error)(error.message, op=op, hint=error.hint, origin=error.origin)
-        return error
-    known: tuple[tuple[type[Exception], type[errors.OpError]], ...] = (
-        (NotImplementedError, errors.UnimplementedError),
-        (MemoryError, errors.ResourceExhaustedError),
-        (ArithmeticError, errors.InvalidArgumentError),
-        (ValueError, errors.InvalidArgumentError),
-        (TypeError, errors.InvalidArgumentError),
-        (LookupError, errors.InvalidArgumentError),
-    )
-    kind = next((ours for theirs, ours in known if isinstance(error, theirs)), errors.UnknownError)
-    name = f"{op.name!r} ({op.type})" if op is not None else "a step"
-    return kind(f"{name} failed: {type(error).__name__}: {error}", op=op)
 
 
 __all__ = ["Executor", "Failure", "KernelContext", "Recv", "SessionState", "StepFailed", "op_error"]

@@ -19,6 +19,7 @@ Owns: when flags are raised, who reads what. Does not own: the board (``transpor
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, Final
@@ -29,15 +30,15 @@ from mpirt import errors
 from mpirt.compiler.program import WORD_NBYTES, Meet, Program
 from mpirt.ops.collective_ops import combine
 from mpirt.runtime.folding import FUNCTIONS, reduce_into
-from mpirt.runtime.rendezvous import SOLE_HOLDER, DeadTensor, Wait, broken_promise, comes_soon, described, references
+from mpirt.runtime.rendezvous import SOLE_HOLDER, DeadTensor, Wait, broken_promise, described, references
 from mpirt.transport.base import Request, Transport
 from mpirt.transport.board import DEAD, DONE, HERE, HOLDS, TURN, Board, turn_of
 from mpirt.transport.window import Window, WindowView
 
 Array = np.ndarray[Any, Any]
 
-_LOOKS = range(400)  # about 20 us, which is what it takes to begin a wait
-_LOOK = range(1)
+_LOOKS = range(300)  # about 20 us, which is what it takes to begin a wait
+_YIELDS = range(500)  # see ``rendezvous.comes_soon``
 _PAGE_NBYTES = 4096
 _NOTHING: Final = np.empty(0, np.uint8)
 
@@ -117,10 +118,10 @@ class Meeting:
         self._meet = meet
         self._wait = wait
         self._step = step
-        self._raised = dict.fromkeys(self._flags, 0)  # the last step in which this rank raised each flag
         self._dtype = meet.dtype.np_dtype
         self._index = meet.ranks.index(meet.rank)
         self._others = [i for i in range(len(meet.ranks)) if i != self._index]
+        self._lines = [Board.line(i) for i in self._others]
         self._awaited = {i: next(t for t in meet.transfers if t.src_rank == meet.ranks[i]) for i in self._others}
         self._board: Board | None = None
         self._memory: Window | WindowView | None = None  # holds it
@@ -219,30 +220,40 @@ class Meeting:
         DeadTensor
             If one of them has nothing to give.
         """
-        def here() -> bool:
-            return not self._missing(which, step)
-
-        if not comes_soon(here, self._transport.crowded):
-            self._wait(here, self.describe)
         assert self._board is not None
-        said = 0
-        for i in self._others:
-            said |= self._board.flags[Board.line(i) + which + (step & 1)]
+        flags, turn, said = self._board.flags, turn_of(step), 0
+        for line in self._lines:
+            flag = line + which + (step & 1)
+            if flags[flag] & TURN != turn and not self._comes_soon(flags, flag, turn):
+                self._wait(lambda flag=flag: flags[flag] & TURN == turn, self.describe)  # type: ignore[misc]
+            said |= flags[flag]
         if said & DEAD:
             raise DeadTensor
         return said
 
+    def _comes_soon(self, flags: memoryview, flag: int, turn: int) -> bool:
+        """As ``rendezvous.comes_soon``; a flag is looked at faster than a message."""
+        if not self._transport.crowded:
+            for _ in _LOOKS:  # noqa: SIM110 - a generator would cost a look or two
+                if flags[flag] & TURN == turn:
+                    return True
+            return False
+        for _ in _YIELDS:
+            os.sched_yield()
+            if flags[flag] & TURN == turn:
+                return True
+        return False
+
     def _raise(self, which: int, step: int, more: int = 0) -> None:
         assert self._board is not None
-        self._raised[which] = step
         self._board.flags[Board.line(self._index) + which + (step & 1)] = turn_of(step) | more
 
     def send_dead(self) -> None:
         """Tell the others that nothing (more) comes in this step. Waits for nothing: without the board yet, `drained` tells them."""
         if self._knows() and self._board is not None:
-            step = self._step[0]
+            step, flags = self._step[0], self._board.flags
             for which in self._flags:
-                if self._raised[which] != step:
+                if flags[Board.line(self._index) + which + (step & 1)] & TURN != turn_of(step):
                     self._raise(which, step, DEAD)
 
     def pending(self) -> bool:
@@ -298,49 +309,45 @@ class _Whole(Meeting):
 
     def _caller(self) -> Callable[[Any], Any]:
         """`call` as a closure, because a look at an attribute costs a tenth of what all of it takes."""
-        steps, raised, shape, dtype = self._step, self._raised, self._meet.shape, self._dtype
-        looks = _LOOK if self._transport.crowded else _LOOKS
-        index, others = self._index, [Board.line(i) + HERE for i in self._others]
-        mine = Board.line(index) + HERE
-        turns = [turn_of(n) for n in range(4)]
-        reduce = self._reducer()
+        steps, shape, dtype, check = self._step, self._meet.shape, self._dtype, self._checked
+        how, number, two = self._meet.how, self._meet.number, len(self._meet.ranks) == 2 and self._meet.number == 1
+        function, looks = FUNCTIONS[how], range(1) if self._transport.crowded else _LOOKS
         flags: Any = None
-        areas: list[list[Array]] = []
+        of_step: list[tuple[int, int, Array, list[int], list[Array]]] = []
 
         def call(value: Any) -> Any:
-            nonlocal flags, areas
+            nonlocal flags
+            array = value if value.__class__ is np.ndarray and value.dtype is dtype and value.shape == shape else check(value)
             step = steps[0]
-            place = step & 1
-            array = value if value.__class__ is np.ndarray else np.asarray(value)
-            if (array.dtype is not dtype and array.dtype != dtype) or array.shape != shape:
-                self._checked(array)
             if flags is None:
-                board = self._open()
-                flags, areas = board.flags, board.areas
-            all_areas = areas[place]
-            own = all_areas[index]
+                flags = self._open().flags
+                of_step.extend(map(self._of_step, range(4)))
+            turn, mine, own, theirs, areas = of_step[step & 3]
             if array is not own:
                 own[...] = array
-            turn = turns[step & 3]
-            raised[HERE] = step
-            flags[mine + place] = turn
-            for other in others:
-                at = other + place
+            flags[mine] = turn
+            if two:
                 for _ in looks:
-                    if flags[at] == turn:
+                    if flags[theirs[0]] == turn:
                         break
                 else:
                     self._await(HERE, step)
+                first, second = areas
+                return function(first, second)
+            for flag in theirs:
+                if flags[flag] != turn:
+                    self._await(HERE, step)
                     break
-            return reduce(*all_areas)
+            return combine(np, how, areas, number)
 
         return call
 
-    def _reducer(self) -> Callable[..., Any]:
-        how, number = self._meet.how, self._meet.number
-        if len(self._meet.ranks) == 2 and number == 1:
-            return FUNCTIONS[how]
-        return lambda *arrays: combine(np, how, arrays, number)
+    def _of_step(self, step: int) -> tuple[int, int, Array, list[int], list[Array]]:
+        """What a step needs: the value of its flags, this rank's flag and area, the others' flags, all areas. Four take turns."""
+        assert self._board is not None
+        at, areas = HERE + (step & 1), self._board.areas[step & 1]
+        flags = [Board.line(i) + at for i in self._others]
+        return turn_of(step), Board.line(self._index) + at, areas[self._index], flags, areas
 
 
 class _InParts(Meeting):
@@ -362,36 +369,49 @@ class _InParts(Meeting):
             return np.empty(self._meet.shape, self._dtype)
         return self._board.areas[0][self._index]
 
+    def _prepare(self) -> None:
+        """Note where what lies on the board."""
+        board, own = self._open(), self._parts[self._index]
+        assert board.common is not None
+        areas = self._areas = [area.reshape(-1) for area in board.areas[0]]
+        self._on_board = board.areas[0][self._index]
+        self._places = [(self._parts[i], areas[self._index][self._parts[i]]) for i in self._others]  # for what others reduce
+        self._brought = [area[own] for area in areas]  # what all bring for this rank's part
+        self._reduced = board.common.reshape(-1)[own]
+        self._result = [board.read_only()]
+
     def call(self, value: Any) -> Array:
         """See `Meeting`."""
-        step, index, parts = self._step[0], self._index, self._parts
-        array = self._checked(value)
-        board = self._open()
+        array, step, index = self._checked(value), self._step[0], self._index
         if not self._result:
-            self._result.append(board.read_only())
-        areas = [area.reshape(-1) for area in board.areas[0]]
-        flat = np.ascontiguousarray(array).reshape(-1)
-        if array is not board.areas[0][index]:
-            for i in self._others:
-                part = parts[i]
-                areas[index][part] = flat[part]
+            self._prepare()
+        flat = (array if array.flags.c_contiguous else np.ascontiguousarray(array)).reshape(-1)
+        if array is not self._on_board:
+            for part, place in self._places:
+                place[...] = flat[part]
         held = references(self._result, 0) != SOLE_HOLDER
         self._raise(HERE, step, HOLDS if held else 0)
-        said = self._await(HERE, step)
-        self._apart = held or bool(said & HOLDS)
-        result = np.empty(self._meet.shape, self._dtype) if self._apart else board.common
-        assert result is not None
-        whole, own = result.reshape(-1), parts[index]
-        brought = [flat if i == index else area for i, area in enumerate(areas)]
-        reduce_into(self._meet.how, [each[own] for each in brought], self._meet.number, whole[own])
+        brought = self._brought.copy()
+        brought[index] = flat[self._parts[index]]
+        self._apart = bool((self._await(HERE, step) | (HOLDS if held else 0)) & HOLDS)
         if self._apart:
-            areas[index][own] = whole[own]
+            return self._finish_apart(brought)
+        reduce_into(self._meet.how, brought, self._meet.number, self._reduced)
         self._raise(DONE, step)
         self._await(DONE, step)
-        if not self._apart:
-            return self._result[0]
+        return self._result[0]
+
+    def _finish_apart(self, brought: list[Array]) -> Array:
+        """The rest, in an array of this rank's own: what the others reduce lies where they would have brought it to themselves."""
+        step, areas, own = self._step[0], self._areas, self._parts[self._index]
+        result: Array = np.empty(self._meet.shape, self._dtype)
+        flat = result.reshape(-1)
+        reduce_into(self._meet.how, brought, self._meet.number, flat[own])
+        areas[self._index][own] = flat[own]
+        self._raise(DONE, step)
+        self._await(DONE, step)
         for i in self._others:
-            whole[parts[i]] = areas[i][parts[i]]
+            flat[self._parts[i]] = areas[i][self._parts[i]]
         return result
 
 

@@ -283,6 +283,7 @@ def broken_promise(transfer: Transfer, array: np.ndarray[Any, Any]) -> errors.In
     return errors.InternalError(
         f"{transfer.name!r} has shape {array.shape} and type {array.dtype}, but its static shape is"
         f" {text(transfer.shape)} and its type {transfer.dtype.name}.",
+        op=transfer.op,
         hint="a kernel broke the promise of its shape function; please report it.",
     )
 

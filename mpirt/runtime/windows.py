@@ -244,9 +244,10 @@ class WindowOutgoing(Outgoing):
 
     def _place(self, array: np.ndarray[Any, Any]) -> int:
         """Position of the sender's window that holds ``array`` now; -1 if it must do without."""
-        for position, window in enumerate(self._windows):
-            if (self._sources.lie_in(position, array) or window.holds(array)) and window.free:
-                return position
+        if array.base is not None or self._sources.any:
+            for position, window in enumerate(self._windows):
+                if (window.holds(array) or self._sources.lie_in(position, array)) and window.free:
+                    return position
         position = self._free()
         if position >= 0:
             self._windows[position].array[...] = array
@@ -310,9 +311,10 @@ class _Sources:
     each step costs that a copy.
     """
 
-    __slots__ = ("_held", "_last", "_again", "_needed")
+    __slots__ = ("any", "_held", "_last", "_again", "_needed")
 
     def __init__(self) -> None:
+        self.any = False  # held
         self._held: dict[int, np.ndarray[Any, Any]] = {}  # by position of the window
         self._last: weakref.ref[np.ndarray[Any, Any]] | None = None
         self._again = 0  # how often the last one came again
@@ -324,22 +326,24 @@ class _Sources:
 
     def forget(self, position: int) -> None:
         """Something else is written into that window."""
-        self._held.pop(position, None)
+        if self.any:
+            self._held.pop(position, None)
+            self.any = bool(self._held)
 
     def copied(self, position: int, array: np.ndarray[Any, Any]) -> None:
         """``array`` was copied there."""
-        last = self._last() if self._last is not None else None
-        if last is array:
+        if self._last is not None and self._last() is array:
             self._again += 1
-        else:
-            if self._held:
-                self._held.clear()
-                self._needed = min(2 * self._needed, _LONGEST_BACK_OFF)
-            self._again = 0
-            self._last = weakref.ref(array)
-        self._held.pop(position, None)
-        if self._again >= self._needed and array.base is None:
-            self._held[position] = array
+            if self._again >= self._needed:
+                self._held[position] = array
+                self.any = True
+            return
+        if self.any:
+            self._held.clear()
+            self.any = False
+            self._needed = min(2 * self._needed, _LONGEST_BACK_OFF)
+        self._again = 0
+        self._last = weakref.ref(array) if array.base is None else None
 
 
 class _Taken:

@@ -240,7 +240,7 @@ def means(results: Sequence[dict[str, Measured]]) -> dict[str, Measured]:
 
 def main() -> None:
     """Measure and report."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("--steps", type=int, help="timesteps of a run")
     parser.add_argument("--widths", type=int, nargs="+")
     parser.add_argument("--patterns", nargs="+", choices=PATTERNS, default=PATTERNS, metavar="PATTERN")

@@ -142,6 +142,19 @@ def test_a_failed_step_sends_dead_tensors_and_the_next_step_is_clean() -> None:
         assert not world._channels
 
 
+def test_a_result_of_a_packet_that_is_not_what_its_operation_promised_names_that_operation() -> None:
+    x = tf.placeholder(tf.float64, [2], name="x")
+    good, bad = tf.negative(x, name="good"), tf.py_func(lambda a: a[:1], [x], tf.float64, stateful=False, name="bad")
+    bad.set_shape([2])
+    z = tf.add_n([good, bad], name="z_on_1")
+    first, second = executors([z.op], [x], 2, by_name)
+    assert [[t.name for t in packet] for packet in first.program.packets] == [["good:0", "bad:0"]]
+    (slot,) = first.program.feeds.values()
+    mine, theirs = both(first, second, {slot: np.zeros(2)})
+    assert mine.failure.op is bad.op is mine.failure.error.op and theirs.failure is None
+    assert str(mine.failure.error).startswith("'bad:0' has shape (1,) and type float64, but its static shape is (2,)")
+
+
 def test_a_failure_before_the_step_sends_all_its_messages_as_dead_tensors() -> None:
     x = tf.placeholder(tf.float64, [], name="x")
     z = tf.negative(x, name="z_on_1")

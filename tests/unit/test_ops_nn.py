@@ -434,3 +434,32 @@ def test_cosine_distance_of_unit_vectors() -> None:
     unit = LOGITS / np.linalg.norm(LOGITS, axis=1, keepdims=True)
     got = value(lambda: losses.cosine_distance(unit, constant(unit[::-1].copy()), axis=1))
     np.testing.assert_allclose(got, np.mean(1 - (unit * unit[::-1]).sum(1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1024,), (64, 256), (3, 11_000), (0, 5)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int32])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_relu_is_the_larger_of_each_number_and_zero_at_every_size_and_in_every_layout(shape: Any, dtype: Any, transposed: bool) -> None:
+    values = (np.random.default_rng(0).normal(size=shape) * 10).astype(dtype)
+    if values.size > 4 and values.dtype.kind == "f":
+        values.reshape(-1)[:4] = np.nan, np.inf, -np.inf, -1e-7
+    x = tf.placeholder(dtype, [None] * values.ndim)
+    with tf.Session() as session:
+        found = session.run(tf.nn.relu(tf.transpose(x) if transposed else x), {x: values})
+    wanted = np.where(values < 0, np.zeros((), dtype), values)
+    np.testing.assert_array_equal(found, wanted.T if transposed else wanted)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_sparse_cross_entropy_takes_the_labelled_class_of_its_own_row_in_every_layout(transposed: bool) -> None:
+    rng = np.random.default_rng(1)
+    logits, labels = rng.normal(size=(7, 5)), np.array([4, 0, 4, 1, 0, 3, 2])
+    x = tf.placeholder(tf.float64, [None, None])
+    rows = tf.transpose(x) if transposed else x
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=tf.reshape(rows, [7, 5]) if not transposed else rows)
+    (slope,) = tf.gradients(loss, x)
+    with tf.Session() as session:
+        found, gradient = session.run([loss, slope], {x: logits.T if transposed else logits})
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(found, [-np.log(chances[i, label]) for i, label in enumerate(labels)], rtol=1e-12)
+    np.testing.assert_allclose(gradient.T if transposed else gradient, chances - np.eye(5)[labels], rtol=1e-12, atol=1e-15)

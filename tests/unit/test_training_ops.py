@@ -84,9 +84,7 @@ KINDS = pytest.mark.parametrize("resource", [False, True], ids=["reference", "re
 
 @KINDS
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize(
-    ("dtype", "rtol"), [(np.float64, 1e-12), (np.float32, 2e-5), (np.float16, 2e-2)], ids=["64", "32", "16"]
-)
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-12), (np.float32, 2e-5), (np.float16, 2e-2)], ids=["64", "32", "16"])
 @pytest.mark.parametrize("shape", [(), (3, 2)], ids=str)
 def test_four_steps_follow_the_formula(rule: str, resource: bool, dtype: Any, rtol: float, shape: Any) -> None:
     name, slots, formula, attrs = RULES[rule]
@@ -143,11 +141,12 @@ def test_an_update_works_in_place_when_nobody_else_holds_the_value() -> None:
     updated.update("Adam", np.ones(1000), 2, {})
     assert addresses == [id(cell.read()) for cell in updated.session.cells.values()]
 
+
 @pytest.mark.parametrize(("name", "cells", "attrs", "temporaries"), [
     ("GradientDescent", 1, {}, 1), ("Momentum", 2, {"use_nesterov": False}, 1), ("Momentum", 2, {"use_nesterov": True}, 1),
     ("Adagrad", 2, {"update_slots": True}, 2), ("Adam", 3, {"use_nesterov": False}, 2), ("RMSProp", 3, {}, 2),
 ])  # fmt: skip
-def test_a_dense_update_needs_no_more_arrays_than_its_temporaries(name: str, cells: int, attrs: Any, temporaries: int) -> None:
+def test_a_dense_update_needs_no_more_memory_than_its_temporaries_of_a_block(name: str, cells: int, attrs: Any, temporaries: int) -> None:
     """Counted in bytes that numpy asks for while the kernel runs."""
     definition, size = op_def(f"Apply{name}"), 100_000
     kernel = definition.kernels["CPU"].function
@@ -164,7 +163,8 @@ def test_a_dense_update_needs_no_more_arrays_than_its_temporaries(name: str, cel
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert grad.nbytes * (temporaries - 1) < peak < grad.nbytes * (temporaries + 0.5)
+    block = training_ops._BLOCK * grad.itemsize
+    assert block * (temporaries - 1) < peak < block * (temporaries + 0.5) < grad.nbytes
     assert [id(variable.read()) for variable in variables] == before, "an array was copied"
 
 
@@ -238,3 +238,30 @@ def test_an_uninitialised_slot_is_named() -> None:
     updated.session.cells["accum"].clear()
     with pytest.raises(errors.FailedPreconditionError, match="uninitialized value accum"):
         updated.update("Momentum", np.ones(3), 1, {})
+
+
+@pytest.mark.parametrize("name", ["Momentum", "Adam", "RMSProp", "Ftrl", "Adadelta", "ProximalAdagrad"])
+def test_a_large_variable_is_updated_as_its_parts_would_be(name: str) -> None:
+    """The kernel works in blocks: each part of the variable as a variable of its own, to the last bit."""
+    definition, rng = op_def(f"Apply{name}"), np.random.default_rng(3)
+    size = 2 * training_ops._BLOCK + 5
+    inputs = [arg for arg in definition.inputs if not arg.is_ref]
+    cells = [rng.uniform(0.5, 1, size).astype(np.float32) for arg in definition.inputs if arg.is_ref]
+    grad = rng.normal(size=size).astype(np.float32)
+    attrs = {name: attr.default for name, attr in definition.attrs.items() if name not in ("T", "use_locking")}
+
+    def updated(part: slice) -> list[np.ndarray[Any, Any]]:
+        variables = [state_ops.VariableCell("v", dtypes.float32, (None,)) for _ in cells]
+        for variable, array in zip(variables, cells, strict=True):
+            variable.assign(array[part].copy())
+        args = [grad[part].copy() if arg.name == "grad" else np.array(0.25, np.float32) for arg in inputs]
+        kernel = definition.kernels["CPU"].function
+        assert kernel is not None
+        kernel(SimpleNamespace(xp=np, op=None), *variables, *args, **attrs)
+        return [variable.read() for variable in variables]
+
+    whole = updated(slice(None))
+    for start in range(0, size, 1000):
+        part = slice(start, start + 1000)
+        for have, want in zip(whole, updated(part), strict=True):
+            np.testing.assert_array_equal(have[part], want)

@@ -35,7 +35,7 @@ def test_every_plan_of_the_compiler_passes(step: Step) -> None:
 def test_a_plan_that_lacks_any_one_send_or_wait_is_refused(step: Step) -> None:
     plan = step.plan()
     for i, node in enumerate(plan.nodes):
-        for broken in [replace(node, sends=node.sends[1:])] * bool(node.sends) + [replace(node, waits=node.waits[1:])] * bool(node.waits):
+        for broken in [node._replace(sends=node.sends[1:])] * bool(node.sends) + [node._replace(waits=node.waits[1:])] * bool(node.waits):
             with pytest.raises(tf.errors.InternalError):
                 verify(with_node(plan, i, broken))
 
@@ -83,33 +83,33 @@ def forget_a_control_input(plan: Plan) -> Plan:
 
 
 def drop_a_wait(plan: Plan) -> Plan:
-    return with_node(plan, 1, replace(plan.nodes[1], waits=()))
+    return with_node(plan, 1, plan.nodes[1]._replace(waits=()))
 
 
 def drop_a_token(plan: Plan) -> Plan:
-    return with_node(plan, 3, replace(plan.nodes[3], waits=(1,)))
+    return with_node(plan, 3, plan.nodes[3]._replace(waits=(1,)))
 
 
 def drop_a_send(plan: Plan) -> Plan:
-    return with_node(plan, 0, replace(plan.nodes[0], sends=()))
+    return with_node(plan, 0, plan.nodes[0]._replace(sends=()))
 
 
 def send_twice(plan: Plan) -> Plan:
-    return with_node(plan, 0, replace(plan.nodes[0], sends=(0, 0)))
+    return with_node(plan, 0, plan.nodes[0]._replace(sends=(0, 0)))
 
 
 def double_an_edge(plan: Plan) -> Plan:
     doubled = replace(plan, edges=(*plan.edges, replace(plan.edges[0], index=3)))
-    return with_node(with_node(doubled, 0, replace(plan.nodes[0], sends=(0, 3))), 2, replace(plan.nodes[2], waits=(3,)))
+    return with_node(with_node(doubled, 0, plan.nodes[0]._replace(sends=(0, 3))), 2, plan.nodes[2]._replace(waits=(3,)))
 
 
 def start_elsewhere(plan: Plan) -> Plan:
-    moved = with_node(plan, 0, replace(plan.nodes[0], sends=()))
-    return with_node(moved, 1, replace(plan.nodes[1], sends=(0, *plan.nodes[1].sends)))
+    moved = with_node(plan, 0, plan.nodes[0]._replace(sends=()))
+    return with_node(moved, 1, plan.nodes[1]._replace(sends=(0, *plan.nodes[1].sends)))
 
 
 def wait_on_the_wrong_task(plan: Plan) -> Plan:
-    return with_node(plan, 2, replace(plan.nodes[2], waits=(0, 1)))
+    return with_node(plan, 2, plan.nodes[2]._replace(waits=(0, 1)))
 
 
 def cross_within_a_task(plan: Plan) -> Plan:
@@ -121,7 +121,7 @@ def cross_within_a_task(plan: Plan) -> Plan:
 
 def send_what_nobody_awaits(plan: Plan) -> Plan:
     extra = Edge(3, plan.nodes[0].op.outputs[0], plan.nodes[0].op, Task("ps", 0), Task("ps", 1))
-    return with_node(replace(plan, edges=(*plan.edges, extra)), 0, replace(plan.nodes[0], sends=(0, 3)))
+    return with_node(replace(plan, edges=(*plan.edges, extra)), 0, plan.nodes[0]._replace(sends=(0, 3)))
 
 
 @pytest.mark.parametrize(
@@ -158,5 +158,5 @@ def test_tasks_that_wait_for_each_other_are_found_by_running_them(graph: Graph) 
     plan = Step(graph, tuple(readers), ()).plan()
     verify(plan)
     x, y, of_y, of_x = plan.nodes
-    cyclic = (replace(x, waits=of_y.waits), replace(y, waits=of_x.waits), of_y, of_x)
+    cyclic = (x._replace(waits=of_y.waits), y._replace(waits=of_x.waits), of_y, of_x)
     assert refusal(replace(plan, nodes=cyclic)) == f"{PS0} would wait for ever for y:0 {PS1} -> {PS0} before 'x'"

@@ -1,0 +1,255 @@
+"""What the instructions of programs take, measured here: a program runs alone, its messages answered at once, with the clock looked
+at behind each instruction.
+
+So each kernel is measured where it stands: in its segment, with the shapes, buffers and neighbours that it has in a step, called
+by the executor's own loop. Variables hold ones, and messages bring ones.
+Owns: time of instructions. Does not own: messages (``message_costs``), how they meet (``replay``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import mpirt as tf
+from mpirt.cluster.task import Task
+from mpirt.compiler.exchange import Make
+from mpirt.compiler.placer import PlacementRules
+from mpirt.compiler.planning import make_plan
+from mpirt.compiler.program import NO_SLOT, Meet, Program, Recv, Run, Send, Transfer, link
+from mpirt.runtime.device import open_device
+from mpirt.runtime.executor import Executor, SessionState
+from mpirt.runtime.resources import ResourceManager
+from mpirt.runtime.segments import Lane
+from mpirt.transport.base import Counters
+
+QUIET = 10  # percentile
+REPEATS, SECONDS = 200, 0.1  # of a program: at most so often, and for so long, but a few times at least
+_LEAST = 7
+_CLOCKS = 200
+_OWN_NAMES = ("_class", "container", "shared_name")
+
+
+def quiet(samples: npt.ArrayLike) -> Any:
+    """What is typical of ``samples`` while nobody else uses the cores, item by item: a model can only tell of what nobody disturbed."""
+    return np.percentile(samples, QUIET, axis=0)
+
+
+class Stamped:
+    """An executor whose clock is looked at behind each instruction.
+
+    Parameters
+    ----------
+    executor : whose instructions run
+    calls : what to call instead of some of them, by position
+    """
+
+    def __init__(self, executor: Executor, calls: Mapping[int, Callable[..., Any]] | None = None) -> None:
+        self._executor = executor
+        lane = self._lane = executor._take_lane()
+        lane.code = lane.whole
+        calls = calls or {}
+        first = len(lane.template) - 1
+        stamp = time.perf_counter
+        code: list[Any] = [(stamp, (), first, ())]
+        for number, (position, (call, ins, out, frees)) in enumerate(zip(lane.positions, lane.code, strict=True)):
+            if position in calls:
+                call, ins = calls[position], ()
+            code += [(call, ins, out, frees), (stamp, (), first + 1 + number, ())]
+        self.positions = list(lane.positions)
+        self._stamps = slice(first, first + 1 + len(self.positions))
+        lane.template = [*lane.template[:-1], *[None] * (1 + len(self.positions)), None]
+        lane.code = code
+        lane.positions = [p for position in lane.positions for p in (position, position)] + [0]
+        self._clock_s = _clock_s()
+
+    def run(self, feeds: Mapping[int, Any]) -> list[float]:
+        """Seconds of each of the lane's instructions, in their order (``positions``)."""
+        lane: Lane = self._lane
+        values = lane.template.copy()
+        for slot, value in feeds.items():
+            values[slot] = value
+        if lane.context is not None:
+            lane.context.run(self._executor._run_on, lane, values, None)
+        else:
+            with np.errstate(all="ignore"):
+                self._executor._run_on(lane, values, None)
+        stamps = values[self._stamps]
+        return [after - before - self._clock_s for before, after in zip(stamps, stamps[1:], strict=False)]
+
+
+def _clock_s() -> float:
+    """Seconds that looking at the clock takes in the executor's loop."""
+    state = SessionState(ResourceManager(), {})
+    executor = Executor(Program(0, num_slots=_CLOCKS), state)
+    lane = executor._take_lane()
+    lane.code = [(time.perf_counter, (), slot, ()) for slot in range(_CLOCKS)]
+    lane.positions = [0] * _CLOCKS
+    found = []
+    for _ in range(20):
+        values = lane.template.copy()
+        executor._run_on(lane, values, None)
+        found.append((values[_CLOCKS - 1] - values[0]) / (_CLOCKS - 1))
+    return float(quiet(found))
+
+
+class Rehearsal:
+    """Seconds of the instructions of programs; each kind of program is measured once.
+
+    Parameters
+    ----------
+    memory : see ``replay.tracks_of``
+    """
+
+    def __init__(self, ranks: int) -> None:
+        self._known: dict[Any, list[float]] = {}
+        self._ranks = ranks
+        self._one_memory = (0,) * ranks
+
+    def __call__(self, program: Program) -> list[float]:
+        """Seconds of each instruction; those of a segment stand at its first one, those of messages are 0."""
+        return self._known[kind_of(program)]
+
+    def missing(self, programs: Collection[Program]) -> list[Program]:
+        """One program of each kind that is not known."""
+        found = {kind_of(program): program for program in programs}
+        return [program for kind, program in found.items() if kind not in self._known]
+
+    def learn(self, graph: tf.Graph, program: Program) -> None:
+        """Measure a program of ``graph``."""
+        self._known[kind_of(program)] = _measured(graph, program, _Paper(program.rank, self._one_memory))
+
+    def add(self, program: Program, seconds: list[float]) -> None:
+        """Note what another rank has measured."""
+        self._known[kind_of(program)] = seconds
+
+
+_kinds: dict[int, tuple[Program, Any]] = {}  # by id; programs are held, so that ids stay theirs
+
+
+def kind_of(program: Program) -> Any:
+    """Equal for programs whose instructions take as long."""
+    if id(program) not in _kinds:
+        _kinds[id(program)] = program, tuple([_kind(i) for i in program.instructions])
+    return _kinds[id(program)][1]
+
+
+def _kind(instruction: Any) -> Any:
+    if isinstance(instruction, Run):
+        op = instruction.op
+        attrs = tuple(sorted((name, str(value)) for name, value in op.attrs.items() if name not in _OWN_NAMES))
+        return op.type, attrs, tuple((t.dtype.name, t.static_shape) for t in op.inputs), instruction.inputs
+    if isinstance(instruction, Send | Recv):
+        return type(instruction).__name__, instruction.transfer.nbytes, instruction.part
+    shape = getattr(instruction, "shape", None), getattr(instruction, "parts", None), getattr(instruction, "part", None)
+    return type(instruction).__name__, shape, getattr(instruction, "inputs", None)
+
+
+def _measured(graph: tf.Graph, program: Program, transport: Any) -> list[float]:
+    tasks = {i.device.task for i in program.instructions if isinstance(i, Run)} | {device.task for _, _, device in program.constants}
+    state = SessionState(ResourceManager(), {(task, "CPU:0"): open_device("CPU:0") for task in tasks})
+    _initialize(graph, program, state, tasks)
+    executor = Executor(program, state, transport, 0, _never)
+    for array in executor._lent.values():
+        array[...] = 1
+    brought: dict[int, Any] = {}  # arrays that come in messages, by slot
+    calls: dict[int, Callable[..., Any]] = {}
+    for position, instruction in enumerate(program.instructions):
+        if isinstance(instruction, Send):
+            calls[position] = _nothing
+            if instruction.source in executor._produced:
+                executor._produced[instruction.source] = partial(_itself, _ones(instruction.transfer))
+        elif isinstance(instruction, Recv):
+            if instruction.target != NO_SLOT and instruction.part is None:
+                brought[instruction.target] = _ones(instruction.transfer)
+        elif isinstance(instruction, Meet):
+            brought[instruction.target] = np.ones(instruction.shape, instruction.dtype.np_dtype)
+            brought[instruction.source] = np.ones(instruction.shape, instruction.dtype.np_dtype)
+    for position, instruction in enumerate(program.instructions):
+        on_board = isinstance(instruction, Make) and instruction.target in brought
+        if isinstance(instruction, Recv | Meet) or on_board:
+            out = executor._code[position][2]
+            calls[position] = partial(_itself, brought.get(out) if isinstance(out, int) else [brought[slot] for slot in out])
+    executor._produce_in_place()
+    stamped = Stamped(executor, calls)
+    feeds = {slot: np.ones([size or 1 for size in t.static_shape or ()], t.dtype.as_numpy_dtype) for t, slot in program.feeds.items()}
+    samples: list[list[float]] = []
+    end = time.perf_counter() + SECONDS
+    while len(samples) < _LEAST + 3 or (time.perf_counter() < end and len(samples) < REPEATS):
+        for array in executor._made:
+            array.begin()
+        samples.append(stamped.run(feeds))
+    found = [0.0] * len(program.instructions)
+    for position, seconds in zip(stamped.positions, quiet(samples[3:]).tolist(), strict=True):
+        if position not in calls:
+            found[position] = max(0.0, seconds)
+    return found
+
+
+def _initialize(graph: tf.Graph, program: Program, state: SessionState, tasks: Collection[Task]) -> None:
+    """Give the program's variables their initial values, all in one process."""
+    mine = {i.op for i in program.instructions if isinstance(i, Run)}
+    with graph.as_default():
+        variables = [v for v in tf.global_variables() if v.op in mine]
+    if not variables:
+        return
+    first = min(tasks)
+    inventory = {task: ("CPU:0",) for task in {first, *tasks}}
+    plan = make_plan(graph, [v.initializer for v in variables], (), inventory, PlacementRules(first), {})
+    Executor(link(plan, lambda task: 0, 0, 1), state).run({})
+
+
+def _ones(transfer: Transfer) -> Any:
+    assert transfer.dtype is not None and transfer.shape is not None
+    return np.ones(transfer.shape, transfer.dtype.np_dtype)
+
+
+def _nothing(*values: Any) -> None:
+    return None
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _never(ready: Callable[[], bool], what: Callable[[], str]) -> None:
+    raise AssertionError(f"a rehearsal would wait for {what()}")
+
+
+class _Paper:
+    """A transport that carries nothing: both ends of every message can be made, none is used."""
+
+    name, max_tag = "paper", 2**31 - 1
+
+    def __init__(self, rank: int, memory: Sequence[int]) -> None:
+        self.rank, self.size, self.memory = rank, len(memory), memory
+        self.hosts, self.pids = ("paper",) * self.size, (0,) * self.size
+        self.counters = Counters()
+        self.crowded = False
+
+    def prepare_send(self, *args: Any) -> _Still:
+        return _Still()
+
+    prepare_receive = prepare_send
+
+    def release(self, requests: Any) -> None: ...
+
+    def keep(self, sends: Any) -> None: ...
+
+
+class _Still:
+    def test(self) -> bool:
+        return True
+
+    def nbytes(self) -> int:
+        return 1
+
+    def start(self) -> None: ...
+
+    def cancel(self) -> bool:
+        return True
