@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import mpirt as tf
-from mpirt.distributed import control
+from mpirt.distributed import collective, control
 from mpirt.distributed.cluster import Cluster
 from tests.loopback.simulated_ranks import Outcome, Traffic, run_ranks, values
 from tests.loopback.test_collective_session import traffic_of, worker
@@ -352,6 +352,16 @@ def test_as_many_but_other_calls_that_wait_for_nobody_are_found_at_the_end() -> 
         "ranks didn't make the same calls: each made 4, but those of rank 1 fetched something else than those of rank 0, or in"
         " another order."
     )
+
+
+def test_other_calls_are_found_at_the_end_also_when_nobody_remembers_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collective, "_REMEMBERED_CALLS", 2)
+    monkeypatch.setattr(control, "_STATUS_AFTER_S", 60.0)  # nobody asks before the end
+    later = 20 * ["a"]
+    assert not any(o.error or o.farewell for o in differing(1, lambda rank: ["a", *later], crossing=False))
+    outcomes = differing(1, lambda rank: ["b" if rank == 1 else "a", *later], crossing=False)
+    head, _ = sides_of(everywhere(outcomes, tf.errors.AbortedError))
+    assert head.startswith("ranks didn't make the same calls: each made 24, but those of rank 1 (")
 
 
 def test_sessions_with_different_options_are_refused() -> None:
