@@ -223,13 +223,19 @@ class IncomingPacket:
         """Wait for the packet and return what `give` was told, in arrays of the caller's own; see ``rendezvous.Incoming.take``."""
         nbytes = self._soon(self._looks)
         if nbytes <= 0:
-            if nbytes == PENDING:
-                if self._wait is None:
-                    raise Blocked(self)
-                if not (self._transport.crowded and comes_soon(self.ready, True)):
-                    self._wait(self.ready, self.describe)
-            return self.result()
+            self._late(nbytes)
         return None if self._contents is None else self._contents()
+
+    def _late(self, nbytes: int) -> None:
+        """What `take` does if the packet isn't here yet, or is empty: it waits, or raises."""
+        if nbytes == PENDING:
+            if self._wait is None:
+                raise Blocked(self)
+            if not (self._transport.crowded and comes_soon(self.ready, True)):
+                self._wait(self.ready, self.describe)
+            nbytes = self._nbytes()
+        if not nbytes:
+            raise DeadTensor
 
     def result(self) -> Any:
         """As `take`, once ready."""

@@ -206,8 +206,9 @@ class MessageCosts:
             sides = self._comm.allgather(clocks)
             delays[wait_s] = float(np.percentile(np.subtract(sides[1], sides[0]), LATE))
         self.together()
-        waits, least_s = list(delays), min(delays.values())
-        return lambda waited_s: float(np.interp(waited_s, waits, [delays[w] - least_s for w in waits]))
+        # Who has waited longer looks more rarely, so nothing is found sooner than after a longer wait.
+        late = np.minimum.accumulate(list(delays.values())[::-1])[::-1]
+        return lambda waited_s: float(np.interp(waited_s, list(delays), late - late[0]))
 
 
 def curves(found: Mapping[str, Mapping[int, float]]) -> Cost:

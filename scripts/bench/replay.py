@@ -24,7 +24,7 @@ from mpirt.cluster.task import Task
 from mpirt.compiler.buffers import signature_of
 from mpirt.compiler.packets import is_small
 from mpirt.compiler.partition import Node, Plan
-from mpirt.compiler.program import Meet, Program, Recv, Run, Send, Transfer, _Linker, path_of
+from mpirt.compiler.program import HOST, Meet, Program, Recv, Run, Send, Transfer, _Linker, path_of
 from mpirt.graph.graph import Operation, Tensor
 
 # ---------------------------------------------------------------------------------------------- programs of all ranks
@@ -53,7 +53,7 @@ class _Shared(_Linker):
             setattr(one, name, type(value)() if isinstance(value, dict | set | list) and not value else value)
         one.rank, one.program = rank, Program(rank, transfers=self.program.transfers, packets=self.program.packets)
         one.plan = dataclasses.replace(self.plan, nodes=tuple(nodes))
-        one.behind, one.of_fetch = self.starting[rank], of_fetch
+        one.slots, one.behind, one.of_fetch = {HOST: {}}, self.starting[rank], of_fetch
         return one.link()
 
 

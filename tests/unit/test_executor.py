@@ -94,6 +94,33 @@ def test_a_value_is_dropped_after_its_last_use() -> None:
     assert seen[-1]
 
 
+@pytest.mark.parametrize("count", range(1, 9))
+def test_a_kernel_gets_its_inputs_in_order_whatever_their_number(count: int) -> None:
+    x = [tf.placeholder(tf.float64, [], name=f"x{i}") for i in range(count)]
+    (executor,) = executors([tf.stack(x)], x)
+    (found,) = executor.run({slot: np.float64(t.name[1]) for t, slot in executor.program.feeds.items()})
+    assert found.tolist() == list(range(count))
+
+
+def test_what_is_received_in_a_packet_and_kept_never_changes() -> None:
+    kept: list[Any] = []
+
+    def keep(*values: Any) -> Any:
+        kept.append(values)
+        return np.float64(len(kept))
+
+    x = tf.placeholder(tf.float64, [2], name="x")
+    made = [tf.negative(x, name="a"), tf.exp(x, name="b")]
+    last = tf.py_func(keep, made, tf.float64, name="last_on_1")
+    ranks = executors([last.op], [x], 2, by_name)
+    (slot,) = ranks[0].program.feeds.values()
+    assert [len(packet) for packet in ranks[1].program.packets] == [2]
+    for step in range(3):
+        both(ranks[0], ranks[1], {slot: np.full(2, float(step))})
+    for step, values in enumerate(kept):
+        assert [v.tolist() for v in values] == [[-step] * 2, np.exp(np.full(2, float(step))).tolist()]
+
+
 def test_a_constant_is_the_same_array_in_every_step_and_lives_on() -> None:
     c = tf.constant([1.0, 2.0])
     (executor,) = executors([c, tf.identity(c)], [])

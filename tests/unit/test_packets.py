@@ -97,7 +97,7 @@ def test_two_ranks_that_exchange_all_their_tensors_in_each_row_send_one_message_
             made: dict[str, list[Tensor]] = {}
             for job, other in (("ps", "worker"), ("worker", "ps")):
                 with tf.device(f"/job:{job}/task:0/device:CPU:0"):
-                    read = [tf.exp(x) for x in reversed(rows[-1][other])] if rows else [source(0), source(1)]
+                    read = list(reversed(rows[-1][other])) if rows else [source(0), source(1)]
                     made[job] = [tf.exp(x, name=f"{job}{row}_{i}") for i, x in enumerate(read)]
             rows.append(made)
         ends = [t.op for tensors in rows[-1].values() for t in tensors]
