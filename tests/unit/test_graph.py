@@ -194,8 +194,10 @@ def test_each_operation_has_its_own_line_and_callers() -> None:
 
     ops = call_twice()
     ops.append(build())
+    ops.append(build())
     lines = [[line for file, line in op.traceback if file == __file__] for op in ops]
     assert lines[0][:2] == lines[1][:2] and lines[0][0] == lines[2][0] and lines[0][1] != lines[2][1]
+    assert lines[3][1] == lines[2][1] + 1
     again = [op for _ in range(3) for op in call_twice()]
     assert len({op.traceback for op in again}) == 1, "a loop gives all its operations the same place"
     namespace: dict[str, object] = {"tf": tf}
