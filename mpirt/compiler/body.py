@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mpirt.cluster.task import Task
+from mpirt.compiler.linker import link
 from mpirt.compiler.placer import DeviceName, PlacementRules
 from mpirt.compiler.planning import make_plan
-from mpirt.compiler.program import Program, is_state, link
+from mpirt.compiler.program import Program, is_state
 from mpirt.graph.function import Function
 from mpirt.graph.graph import Operation, Tensor
 

@@ -318,7 +318,7 @@ def exchanges(
     Parameters
     ----------
     order : the collectives of the plan in its order, with None where other operations lie between
-    memory : see `compiler.program.link`
+    memory : see `compiler.linker.link`
     """
     found: list[Exchange] = []
     bucket: list[Collective] = []

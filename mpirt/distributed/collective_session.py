@@ -12,10 +12,11 @@ from types import MappingProxyType
 from typing import Any
 
 from mpirt import errors
+from mpirt.compiler.linker import link
 from mpirt.compiler.partition import Plan
 from mpirt.compiler.placer import DeviceName, PlacementRules
 from mpirt.compiler.planning import collecting_later, make_plan
-from mpirt.compiler.program import Program, link
+from mpirt.compiler.program import Program
 from mpirt.compiler.prune import PLACEHOLDERS, prune
 from mpirt.distributed.cluster import Cluster
 from mpirt.distributed.collective import Call, Opened, Wanted

@@ -26,10 +26,11 @@ from typing import Any
 
 from mpirt import errors
 from mpirt.cluster.task import Task
+from mpirt.compiler.linker import link
 from mpirt.compiler.partition import Plan
 from mpirt.compiler.placer import DeviceName, Inventory, PlacementRules
 from mpirt.compiler.planning import collecting_later, make_plan
-from mpirt.compiler.program import Program, link
+from mpirt.compiler.program import Program
 from mpirt.distributed.control import ControlPlane, Kind
 from mpirt.distributed.control_pb2 import (
     CloseSession,

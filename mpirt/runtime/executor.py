@@ -8,14 +8,12 @@ the plan is still sent (empty), so that the step ends on every rank and leaves n
 from __future__ import annotations
 
 import copy
-import itertools
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from operator import length_hint
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,6 +32,7 @@ from mpirt.runtime.calls import ALL, Devices, Instruction, kernel_call, move_cal
 from mpirt.runtime.device import Device
 from mpirt.runtime.failures import Failure, StepFailed, op_error
 from mpirt.runtime.folding import Made, fold_call, view_call
+from mpirt.runtime.kernel_context import KernelContext
 from mpirt.runtime.meetings import Meeting, Meetings
 from mpirt.runtime.packets import Array, IncomingPacket, OutgoingPacket, Packets
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
@@ -45,62 +44,6 @@ from mpirt.transport.base import Transport
 _PYTHON = ("PyFunc", "PyFuncStateless")
 
 Block = Callable[[Pending], None]  # returns when it is ready
-
-
-class KernelContext:
-    """What a kernel sees beside its inputs; kept for the life of a session, so state goes on between signatures."""
-
-    def __init__(self, op: Operation, device: DeviceName, xp: ModuleType, state: SessionState) -> None:
-        self.op = op
-        self.xp = xp
-        self._device = device
-        self._state = state
-        self._executions = itertools.count()
-        self._entropy: list[int] | None = None
-        self._resource: Any = None
-        self._resources: ResourceManager | None = None  # where it was looked up
-        self._generation = -1  # of the resources when this one was looked up
-
-    def resource(self, factory: Callable[[str], Any], private: bool = False) -> Any:
-        """The state of this op on its task; see ``graph.op_def.KernelContext``."""
-        resources = self._resources
-        if resources is not None and self._generation == resources.generation:
-            return self._resource
-        attrs = self.op.attrs
-        shared_name = attrs.get("shared_name")
-        resources = self._resources = self._state.private if private and not shared_name else self._state.resources
-        generation, name = resources.generation, shared_name or self.op.qualified_name
-        self._resource = resources.lookup_or_create(self._device.task, attrs.get("container", ""), name, factory)
-        self._generation = generation
-        return self._resource
-
-    def rng(self, seed: int, seed2: int) -> np.random.Generator:
-        """Stream of this execution: Philox keyed by the seeds, counted by the executions of this op."""
-        key = [seed, seed2]
-        if not seed and not seed2:
-            if self._entropy is None:
-                self._entropy = np.random.SeedSequence().generate_state(2, np.uint64).view(np.int64).tolist()
-            key = self._entropy
-        counter = [0, 0, 0, next(self._executions)]
-        return np.random.Generator(np.random.Philox(key=np.array(key, np.int64).view(np.uint64), counter=counter))
-
-    def run(self, body: Function, inputs: Sequence[Any]) -> list[Any]:
-        """Outputs of a body for ``inputs``; see ``graph.op_def.KernelContext``.
-
-        Raises
-        ------
-        OpError
-            If an operation inside failed: its error, with this op's name added.
-        """
-        try:
-            return self._state.body(body, self._device)(inputs)
-        except StepFailed as failed:
-            assert failed.failure is not None
-            error = failed.failure.error
-            assert isinstance(error, errors.OpError)
-            text = f"{error.message}\n  inside {body.name!r}, a body of {self.op.name!r} ({self.op.type})"
-            text += f" at {self.op.location}." if self.op.location else "."
-            raise type(error)(text, op=error.op, hint=error.hint, origin=error.origin) from failed.__cause__
 
 
 class SessionState:

@@ -20,9 +20,9 @@ from graphs import digits
 
 import mpirt as tf
 from mpirt.compiler.buffers import assign_buffers
+from mpirt.compiler.linker import link
 from mpirt.compiler.placer import PlacementRules
 from mpirt.compiler.planning import make_plan
-from mpirt.compiler.program import link
 
 STEPS = 20
 

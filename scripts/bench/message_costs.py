@@ -19,9 +19,10 @@ from replay import MESSAGE, PACKET, PRODUCED, WINDOW, Cost, Costs
 
 import mpirt as tf
 from mpirt.cluster.task import Task
+from mpirt.compiler.linker import link
 from mpirt.compiler.placer import PlacementRules
 from mpirt.compiler.planning import make_plan
-from mpirt.compiler.program import Program, Recv, Send, link
+from mpirt.compiler.program import Program, Recv, Send
 from mpirt.runtime.executor import Executor, SessionState
 from mpirt.runtime.resources import ResourceManager
 

@@ -15,10 +15,10 @@ from graphs import stencil
 
 import mpirt as tf
 from mpirt.cluster.task import Task
+from mpirt.compiler.linker import link
 from mpirt.compiler.partition import Plan
 from mpirt.compiler.placer import PlacementRules
-from mpirt.compiler.planning import make_plan
-from mpirt.compiler.program import link
+from mpirt.compiler.planning import collecting_later, make_plan
 
 TASKS, QUICK_TASKS = [1_000, 3_000, 10_000], [500, 1_500, 5_000]
 QUICK_TRACED = 1_500  # tasks up to which --quick looks at the memory, which takes five times as long
@@ -38,8 +38,9 @@ def stencil_graph(tasks: int) -> tuple[tf.Graph, tf.Operation]:
             return graph, tf.group([end.op for end in ends])
 
 
+@collecting_later()
 def plan(graph: tf.Graph, fetch: tf.Operation, tasks: int) -> Plan:
-    """The plan of the step, and the program of rank 0, where each task has a rank."""
+    """The plan of the step, and the program of rank 0, where each task has a rank; as sessions plan."""
     inventory = {Task("worker", number): ("CPU:0",) for number in range(tasks)}
     found = make_plan(graph, [fetch], (), inventory, PlacementRules(Task("worker", 0)), {})
     link(found, lambda task: task.index, 0, tasks, "owner")

@@ -19,9 +19,10 @@ import numpy.typing as npt
 import mpirt as tf
 from mpirt.cluster.task import Task
 from mpirt.compiler.exchange import Make
+from mpirt.compiler.linker import link
 from mpirt.compiler.placer import PlacementRules
 from mpirt.compiler.planning import make_plan
-from mpirt.compiler.program import NO_SLOT, Meet, Program, Recv, Run, Send, Transfer, link
+from mpirt.compiler.program import NO_SLOT, Meet, Program, Recv, Run, Send, Transfer
 from mpirt.runtime.device import open_device
 from mpirt.runtime.executor import Executor, SessionState
 from mpirt.runtime.resources import ResourceManager

@@ -22,9 +22,10 @@ from typing import Any
 
 from mpirt.cluster.task import Task
 from mpirt.compiler.buffers import signature_of
+from mpirt.compiler.linker import _Linker
 from mpirt.compiler.packets import is_small
 from mpirt.compiler.partition import Node, Plan
-from mpirt.compiler.program import HOST, Meet, Program, Recv, Run, Send, Transfer, _Linker, path_of
+from mpirt.compiler.program import HOST, Meet, Program, Recv, Run, Send, Transfer, path_of
 from mpirt.graph.graph import Operation, Tensor
 
 # ---------------------------------------------------------------------------------------------- programs of all ranks

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 import mpirt as tf
 from mpirt.cluster.task import Task
+from mpirt.compiler.linker import link
 from mpirt.compiler.partition import Plan, partition
 from mpirt.compiler.placer import Placement, PlacementRules, place
-from mpirt.compiler.program import NO_SLOT, Move, Program, Read, Recv, Run, Send, link
+from mpirt.compiler.program import NO_SLOT, Move, Program, Read, Recv, Run, Send
 from mpirt.compiler.prune import prune
 from mpirt.compiler.schedule import schedule
 from mpirt.graph.graph import Graph, Operation, Tensor

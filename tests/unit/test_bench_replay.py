@@ -106,7 +106,7 @@ def collective(kind: str, tasks: int, floats: int) -> Any:
 @pytest.mark.parametrize("tasks, floats", [(2, 4), (3, 30_000), (11, 22), (11, 110_000)])
 @pytest.mark.parametrize("kind", ["all_reduce", "two all_reduces", "all_gather", "reduce_scatter", "broadcast"])
 def test_programs_with_collectives_made_together_are_those_that_each_rank_would_make(kind: str, tasks: int, floats: int) -> None:
-    from mpirt.compiler.program import link
+    from mpirt.compiler.linker import link
 
     _, plan = planned(partial(collective, kind, tasks, floats - floats % tasks), tasks)
     made = programs_of(plan, lambda task: task.index, tasks)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 import mpirt as tf
 from mpirt.cluster.task import Task
 from mpirt.compiler import buckets
+from mpirt.compiler.linker import link
 from mpirt.compiler.partition import Plan, partition
 from mpirt.compiler.placer import DeviceName, Placement
-from mpirt.compiler.program import Fold, Program, Send, link
+from mpirt.compiler.program import Fold, Program, Send
 from mpirt.compiler.prune import prune
 from mpirt.compiler.schedule import bring_together, schedule
 from mpirt.compiler.verify import verify

@@ -12,9 +12,10 @@ import mpirt as tf
 from mpirt import errors
 from mpirt.cluster.task import Task
 from mpirt.compiler import exchange
+from mpirt.compiler.linker import link
 from mpirt.compiler.partition import Collective, Plan, partition
 from mpirt.compiler.placer import DeviceName
-from mpirt.compiler.program import FETCH, Meet, Program, Recv, Send, link
+from mpirt.compiler.program import FETCH, Meet, Program, Recv, Send
 from mpirt.compiler.prune import prune
 from mpirt.compiler.schedule import schedule
 from mpirt.compiler.verify import verify

@@ -13,9 +13,9 @@ import pytest
 import mpirt as tf
 from mpirt import errors
 from mpirt.cluster.task import Task
+from mpirt.compiler.linker import link
 from mpirt.compiler.partition import partition
 from mpirt.compiler.placer import DeviceName
-from mpirt.compiler.program import link
 from mpirt.compiler.prune import prune
 from mpirt.compiler.schedule import schedule
 from mpirt.graph.graph import Graph, Operation, Tensor

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 import mpirt as tf
 from mpirt.compiler import fold, planning
+from mpirt.compiler.linker import link
 from mpirt.compiler.partition import Plan
 from mpirt.compiler.placer import PlacementRules
 from mpirt.compiler.planning import make_plan
-from mpirt.compiler.program import Program, Run, link
+from mpirt.compiler.program import Program, Run
 from mpirt.graph.graph import Graph, Operation, Tensor
 from tests.unit.planning import TASKS, inventory
 

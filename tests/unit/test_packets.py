@@ -11,8 +11,9 @@ import pytest
 
 import mpirt as tf
 from mpirt.cluster.task import Task
+from mpirt.compiler.linker import link
 from mpirt.compiler.packets import MOST_OPERATIONS, MOST_TENSORS, PACKET_NBYTES
-from mpirt.compiler.program import FETCH, Program, Recv, Run, Send, Transfer, link
+from mpirt.compiler.program import FETCH, Program, Recv, Run, Send, Transfer
 from mpirt.graph.graph import Graph, Operation, Tensor
 from mpirt.graph.op_def import Blocked
 from mpirt.runtime.packets import Packets

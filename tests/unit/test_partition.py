@@ -9,10 +9,10 @@ from hypothesis import given, settings
 
 import mpirt as tf
 from mpirt.cluster.task import Task
+from mpirt.compiler.linker import link
 from mpirt.compiler.partition import Plan
 from mpirt.compiler.placer import PlacementRules
 from mpirt.compiler.planning import make_plan
-from mpirt.compiler.program import link
 from mpirt.compiler.verify import verify
 from mpirt.graph.graph import Graph, Operation, Tensor
 from tests.unit.planning import Step, inventory, steps

@@ -13,7 +13,7 @@ import pytest
 
 import mpirt as tf
 from mpirt.cluster.cluster_spec import ClusterSpec
-from mpirt.compiler import program
+from mpirt.compiler import linker
 from mpirt.distributed import master_session
 from mpirt.distributed.cluster import Cluster
 from mpirt.graph.default_session import default_session_stack
@@ -455,7 +455,7 @@ def test_planning_leaves_the_garbage_collector_as_it_was(enabled: bool, monkeypa
 
     def link(*args: Any) -> Any:
         seen.append(gc.isenabled())
-        return program.link(*args)
+        return linker.link(*args)
 
     monkeypatch.setattr(master_session, "link", link)
     try:
