@@ -153,7 +153,7 @@ def _switches() -> int:
 
 
 def main() -> None:
-    parser = arguments(__doc__, rounds=5, quick_rounds=2)
+    parser = arguments(__doc__, rounds=5, quick_rounds=1)
     parser.add_argument("--ranks", type=int, nargs="*", help="numbers of ranks on paper")
     parser.add_argument("--checks", nargs="*", default=list(CHECKS), help=f"of {', '.join(map(repr, CHECKS))}")
     parser.add_argument("--seconds", type=float, help="of each measured step (default 0.3, with --quick 0.1)")

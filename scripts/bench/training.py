@@ -219,7 +219,7 @@ def contestants(line: Line, problem: Problem, form: str, targets: dict[int, str]
 
 def main() -> None:
     """Measure and print."""
-    parser = arguments(__doc__, rounds=5)
+    parser = arguments(__doc__, rounds=5, quick_rounds=2)
     parser.add_argument("--forms", default="all", help=f"some of {', '.join(FORMS)}, with commas between")
     parser.add_argument("--problems", default="all", help="some of digits, big, with commas between")
     args = parser.parse_args()
