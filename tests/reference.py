@@ -47,7 +47,7 @@ class Reference:
         targets = [t._as_tensor(False) if hasattr(t, "_as_tensor") else t for t in targets]
         values: dict[tuple[str, int], Any] = {(t.op.name, t.value_index): np.asarray(v, t.dtype.np_dtype) for t, v in (feeds or {}).items()}
         self._compute(self.graph, [t for t in targets if isinstance(t, Operation) or (t.op.name, t.value_index) not in values], values)
-        out = [None if isinstance(t, Operation) else self._in_host_memory(_read(values[t.op.name, t.value_index])) for t in targets]
+        out = [None if isinstance(t, Operation) else self.in_host_memory(_read(values[t.op.name, t.value_index])) for t in targets]
         return out if isinstance(fetches, list | tuple) else out[0]
 
     def _compute(self, graph: Graph, targets: Sequence[Any], values: dict[tuple[str, int], Any]) -> None:
@@ -61,11 +61,11 @@ class Reference:
         values = {(t.op.name, 0): v for t, v in zip(body.inputs, inputs, strict=True)}
         self._compute(body.graph, [*body.outputs, *body.control_outputs], values)
         found = [(t, values[t.op.name, t.value_index]) for t in body.outputs]
-        return [self._in_host_memory(value if t.op.type == ARG else _read(value)) for t, value in found]
+        return [self.in_host_memory(value if t.op.type == ARG else _read(value)) for t, value in found]
 
     def value(self, variable: str) -> Any:
         """A copy of the value of a variable, by its name."""
-        return np.array(self._in_host_memory(self.cells[variable].read()))
+        return np.array(self.in_host_memory(self.cells[variable].read()))
 
     def _execute(self, op: Operation, values: dict[tuple[str, int], Any]) -> None:
         kind = self.device.name.partition(":")[0]
@@ -80,12 +80,12 @@ class Reference:
             if tensor.dtype.is_ref and not arg.is_ref:
                 value = _read(value)
             if isinstance(value, VariableCell) and value.initialized:  # nothing here puts operations beside their variables
-                moved = self._in_host_memory(value.read()) if device is CPU else self._in_device_memory(value.read())
+                moved = self.in_host_memory(value.read()) if device is CPU else self._in_device_memory(value.read())
                 if moved is not value.read():
                     value.assign(moved)
                 del moved  # a kernel changes an array in place only if nobody else holds it
             on_host = arg.is_ref or arg.name in kernel.host or device is CPU
-            inputs.append(self._in_host_memory(value) if on_host else self._in_device_memory(value))
+            inputs.append(self.in_host_memory(value) if on_host else self._in_device_memory(value))
         with np.errstate(all="ignore"), device.active():  # as the executor does: inf and NaN are values
             if kernel.direct:
                 result = getattr(device.xp, kernel.direct)(*inputs)
@@ -107,7 +107,8 @@ class Reference:
             values.setdefault((op.name, tensor.value_index), value)  # one that is fed stays
         values.setdefault((op.name, 0), None)
 
-    def _in_host_memory(self, value: Any) -> Any:
+    def in_host_memory(self, value: Any) -> Any:
+        """``value``, or a copy of it once it is computed if it is in the device's memory."""
         is_there = isinstance(value, np.ndarray | np.generic) or not hasattr(value, "ndim")
         return value if is_there else self.device.to_host(value)
 
