@@ -220,7 +220,7 @@ _SPIN_S = 50e-6
 _YIELD_S = 150e-6  # ends this long after the wait began, or something happened
 IDLE_EVERY_S = 100e-6
 _SHORTEST_SLEEP_S, _LONGEST_SLEEP_S, _SLEEP_GROWTH = 50e-6, 1e-3, 1.5
-_LONG_S, _LONG_SLEEP_S = 0.2, 2e-3  # a wait for so long in vain costs half as much from then on
+_SLEEP_SHARE, _LONG_SLEEP_S = 1 / 100, 5e-3  # a sleep of so much of a wait in vain makes that hardly longer, and costs ever less
 
 
 def log_stall(report: str) -> None:
@@ -293,7 +293,7 @@ class Patience:
             os.sched_yield()
         else:
             sleep(self._pause_s)
-            longest_s = _LONGEST_SLEEP_S if idle_s < _LONG_S else _LONG_SLEEP_S
+            longest_s = min(max(_LONGEST_SLEEP_S, idle_s * _SLEEP_SHARE), _LONG_SLEEP_S)
             self._pause_s = min(self._pause_s * _SLEEP_GROWTH, longest_s)
 
     def awake(self) -> None:
@@ -310,7 +310,7 @@ def wait_until(
     on_idle: Callable[[], None] | None = None,
     stall: Callable[[str], None] = log_stall,
 ) -> None:
-    """Wait until ``ready()`` is true: test for 50 us, then yield the core, then sleep 50 us to 1 ms between tests.
+    """Wait until ``ready()`` is true: test for 50 us, then yield the core, then sleep 50 us to 5 ms between tests.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ def servers_cases() -> tuple[Any, dict[str, Any], Any]:
     with tf.Graph().as_default():
         with tf.device("/job:ps/task:0"):
             counter = tf.Variable(0, dtype=tf.int64, name="counter")
-            add = tf.assign_add(counter, 1)
+            add = tf.assign_add(counter, 1, use_locking=True)  # else threads lose steps
             table = tf.Variable(tf.fill([NBYTES // 4], 1.5), name="table")
         with tf.device("/job:worker/task:0"):
             add_here = tf.assign_add(tf.Variable(0, dtype=tf.int64, name="here"), 1)
