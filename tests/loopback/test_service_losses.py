@@ -135,7 +135,7 @@ def test_what_a_lost_client_had_on_a_server_is_there_for_the_next() -> None:
         session = tf.Session(server.target, cluster=cluster)
         if rank == 1:
             threading.Thread(target=run, args=(session, element), daemon=True).start()
-            while not workers[0]._steps:
+            while not (workers and workers[0]._steps):
                 time.sleep(0.001)
             cluster.transport.world.kill(1)  # type: ignore[attr-defined]
             dead.set()

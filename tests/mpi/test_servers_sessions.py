@@ -101,10 +101,11 @@ def test_large_graphs_constants_feeds_and_fetches_cross_processes_whole(rank: in
 
 @pytest.mark.ranks(2)
 def test_a_python_function_runs_where_that_ranks_own_script_has_registered_it(rank: int) -> None:
-    server = tf.train.Server({"worker": 2})
+    tf.cluster({"worker": 2})
     with on(1):
         found = tf.py_func(os.getpid, [], tf.int64)
         mine = tf.identity(rank)
+    server = tf.train.Server({"worker": 2})  # once both are built: from now on the other rank may ask for it
     with tf.Session(server.target) as session:
         assert (session.run(found) == os.getpid()) == (rank == 1)
         assert session.run(mine) == rank, "each client runs its own graph"
