@@ -6,7 +6,8 @@ each other wait for the last of them and leave as one. Guarantees:
 - no deadlock: while a rank holds a tensor back it receives nothing that is not there already, with what it has received, and
   runs nothing that may block, so the packet leaves whatever the other ranks do;
 - the delay is bounded: at most `MOST_OPERATIONS` operations run meanwhile, each on small tensors of static shape (a message
-  is taken to cost about as much as these, see ``schedule``);
+  is taken to cost about as much as these, see ``schedule``); how long a user's own operations take isn't known, so not two of them
+  of which one waits for the other;
 - decided from the plan alone, so both ends find the same packets.
 
 What a user fetches, what he feeds, and tensors of unknown size travel alone.
@@ -71,6 +72,7 @@ class _Open:
         self.transfers = [first]
         self.nbytes = packed_nbytes(first)
         self.operations = 0
+        self.users = {first.op}  # the user's own operations among those that made the first, or have run since
 
     def takes(self, transfer: Transfer) -> bool:
         return len(self.transfers) < MOST_TENSORS and self.nbytes + packed_nbytes(transfer) <= PACKET_NBYTES
@@ -105,7 +107,7 @@ class _Packer:
                     if coming or not _is_quick(node):
                         self._close(rank)
                     else:
-                        self._count_operation(rank)
+                        self._count_operation(rank, node.op)
             if node.op in starts and node.fed is None:
                 for index in starts[node.op]:
                     self._start(self.transfers[index])
@@ -113,12 +115,15 @@ class _Packer:
             self._close(rank)
         return self.packets
 
-    def _count_operation(self, rank: int) -> None:
+    def _count_operation(self, rank: int, op: Operation) -> None:
         """Another operation runs while the rank holds tensors back."""
+        users = _is_the_users(op)
         for destination, packet in list(self.open[rank].items()):
             packet.operations += 1
-            if packet.operations > MOST_OPERATIONS:
+            if packet.operations > MOST_OPERATIONS or users and any([tensor.op in packet.users for tensor in op.inputs]):
                 self._close(rank, destination)
+            elif users:
+                packet.users.add(op)
 
     def _start(self, transfer: Transfer) -> None:
         if not is_small(transfer):
@@ -150,6 +155,12 @@ def _is_quick(node: Node) -> bool:
     if op.definition.stateful or has_body(op) or node.device.type != "CPU":
         return False
     return all(_is_small_tensor(tensor) for tensor in (*op.inputs, *op.outputs))
+
+
+def _is_the_users(op: Operation) -> bool:
+    """Whether the operation type is the user's, not one of this package."""
+    kernel = op.definition.kernels["CPU"]
+    return kernel.function is not None and not kernel.function.__module__.startswith("mpirt.")
 
 
 def _is_small_tensor(tensor: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from mpirt.compiler.linker import link
 from mpirt.compiler.packets import MOST_OPERATIONS, MOST_TENSORS, PACKET_NBYTES
 from mpirt.compiler.program import FETCH, Program, Recv, Run, Send, Transfer
 from mpirt.graph.graph import Graph, Operation, Tensor
-from mpirt.graph.op_def import Blocked
+from mpirt.graph.op_def import Blocked, op_def
 from mpirt.runtime.packets import Packets
 from mpirt.runtime.rendezvous import DeadTensor
 from mpirt.transport.base import wait_until
@@ -88,6 +89,26 @@ def test_a_tensor_does_not_wait_for_one_behind(between: str) -> None:
         with tf.device("/job:worker/task:0/device:CPU:0"):
             last = tf.exp(first) + second
     assert packets_of(graph, [last], [unknown] if between == "one of unknown shape" else []) == []
+
+
+def test_a_tensor_does_not_wait_for_two_of_the_users_own_operations_one_behind_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long they take isn't known. Those that need nothing of each other are a row, made by the way."""
+    kernels = op_def("Exp").kernels
+
+    def packed(user: bool) -> list[list[str]]:
+        if user:
+            monkeypatch.setitem(kernels, "CPU", dataclasses.replace(kernels["CPU"], function=lambda ctx, x: np.exp(x), direct=""))
+        with Graph().as_default() as graph:
+            with tf.device("/job:ps/task:0/device:CPU:0"):
+                x = source(1.0, name="x")
+                row = [tf.exp(x, name="a0"), tf.exp(x, name="b0")]
+                row += [tf.exp(row[0], name="a1"), tf.exp(row[1], name="b1")]
+            with tf.device("/job:worker/task:0/device:CPU:0"):
+                last = tf.add_n([tf.negative(made) for made in row])
+        return packets_of(graph, [last])
+
+    assert packed(user=False) == [["a0:0", "b0:0", "a1:0", "b1:0"]]
+    assert packed(user=True) == [["a0:0", "b0:0"], ["a1:0", "b1:0"]]
 
 
 def test_two_ranks_that_exchange_all_their_tensors_in_each_row_send_one_message_a_row() -> None:
