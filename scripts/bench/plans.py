@@ -48,7 +48,7 @@ def plan(graph: tf.Graph, fetch: tf.Operation, tasks: int) -> Plan:
 
 
 def main() -> None:
-    parser = arguments(__doc__, rounds=3, quick_rounds=2)
+    parser = arguments(__doc__, rounds=3, quick_rounds=1)
     parser.add_argument("--tasks", type=int, nargs="+", help="of the stencils")
     args = parser.parse_args()
     tasks = sorted(args.tasks or (QUICK_TASKS if args.quick else TASKS))

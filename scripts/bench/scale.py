@@ -35,7 +35,7 @@ from mpirt.compiler.program import Program
 from mpirt.runtime.rendezvous import comes_soon
 from mpirt.transport import base
 
-RANKS, QUICK_RANKS = (64, 256, 1024, 10_000), (64, 256)
+RANKS, QUICK_RANKS = (64, 256, 1024, 10_000), (256,)
 STEPS = 4
 CALLS, ROUNDS_OF_CALLS = 50, 20
 HOLD_S = 0.05
@@ -156,7 +156,7 @@ def main() -> None:
     parser = arguments(__doc__, rounds=5, quick_rounds=1)
     parser.add_argument("--ranks", type=int, nargs="*", help="numbers of ranks on paper")
     parser.add_argument("--checks", nargs="*", default=list(CHECKS), help=f"of {', '.join(map(repr, CHECKS))}")
-    parser.add_argument("--seconds", type=float, help="of each measured step (default 0.3, with --quick 0.1)")
+    parser.add_argument("--seconds", type=float, help="of each measured step (default 0.3, with --quick 0.05)")
     parser.add_argument("--latency-us", type=float, default=1.5, help="of the assumed network (default 1.5)")
     parser.add_argument("--gb-per-s", type=float, default=12.0, help="of the assumed network (default 12)")
     args = parser.parse_args()
@@ -181,7 +181,7 @@ def main() -> None:
     report = Report("scale", MPI.COMM_WORLD.allgather(os.getpid()))
     report.leave_out("ranks on paper", RANKS if ranks == 2 else (), sizes)
     rest = Rest(MPI.COMM_WORLD)
-    bench = Bench(report, MPI.COMM_WORLD.Dup(), args.seconds or (0.1 if args.quick else 0.3))
+    bench = Bench(report, MPI.COMM_WORLD.Dup(), args.seconds or (0.05 if args.quick else 0.3))
     costs = check(args, report, bench, checked, cluster)
     if cluster.rank == 0:
         predict(args, report, costs, on_paper)
