@@ -31,7 +31,6 @@ USABLE: Final = platform.machine().lower() in ("x86_64", "amd64")
 
 _LINE = 64  # bytes of a cache line: ranks that write side by side in one hold each other up
 _FLAGS_NBYTES = 4096
-MOST_RANKS: Final = _FLAGS_NBYTES // _LINE
 HERE, DONE = 0, 2  # first of the two places of a flag: what this rank gives is in its area; what it does for the others is done
 
 # What a flag says: the bits of TURN are 1 or 2, not what they were for the step before the last one, and beside them may be
