@@ -7,7 +7,8 @@
 Each worker has its own replica of the graph and its own session on its own server. It reads the weights, computes the gradients
 of a batch of its own, and the ps tasks apply them when they come, whatever the other workers did meanwhile. The staleness of an
 update is the number of updates completed after the global step was read, which is before the weights are, and before its own
-was completed: its gradients can have missed these and no others.
+was completed: its gradients can have missed these and no others. Stale gradients act like momentum (Mitliagkas et al., "Asynchrony
+begets momentum", 2016): with that of train.py on top, workers in step with each other, each two updates behind, learn nothing.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ps", type=int, default=2, help="number of ps tasks")
     parser.add_argument("--workers", type=int, default=2, help="number of worker tasks")
-    parser.add_argument("--epochs", type=int, default=30, help="over all workers")
+    parser.add_argument("--epochs", type=int, default=45, help="over all workers")
     parser.add_argument("--batch", type=int, default=64, help="images in a batch of one worker")
-    parser.add_argument("--learning-rate", type=float, default=0.05)
+    parser.add_argument("--learning-rate", type=float, default=0.15, help="at the start; 0 at the end")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--history", metavar="FILE", help="write worker, read, applied and loss of every update to FILE (.npz)")
     args = parser.parse_args()
@@ -65,7 +66,7 @@ def main() -> None:
 class Replica:
     """One worker's graph, in the default graph: variables and queues are the cluster's, the rest is the worker's own."""
 
-    def __init__(self, task: Task, cluster: tf.Cluster, args: argparse.Namespace) -> None:
+    def __init__(self, task: Task, cluster: tf.Cluster, args: argparse.Namespace, updates: int) -> None:
         workers = cluster.spec.num_tasks("worker")
         with tf.device(tf.train.replica_device_setter(worker_device=str(task), cluster=cluster.spec)):
             layers = model.variables()
@@ -80,7 +81,8 @@ class Replica:
             self.loss = model.mean_loss(logits, self.labels)
             gradients = tf.gradients(self.loss, [value for layer in values for value in layer])
             variables = [variable for layer in layers for variable in layer]
-            optimizer = tf.train.MomentumOptimizer(args.learning_rate, 0.9, use_locking=True)
+            rate = tf.train.polynomial_decay(args.learning_rate, self.read_at, updates, 0.0)
+            optimizer = tf.train.GradientDescentOptimizer(rate, use_locking=True)  # stale gradients are momentum enough
             update = optimizer.apply_gradients(zip(gradients, variables, strict=True))
             with tf.control_dependencies([update]):
                 # The step as it was and its increment in one: no two updates get the same number.
@@ -105,7 +107,7 @@ def train(task: Task, server: tf.train.Server, cluster: tf.Cluster, digits: data
     updates = args.epochs * (len(digits.train_labels) // args.batch)
     with tf.Graph().as_default():
         tf.set_random_seed(args.seed)
-        replica = Replica(task, cluster, args)
+        replica = Replica(task, cluster, args, updates)
         with tf.Session(server.target) as session, tqdm(total=updates, unit="update", disable=None if chief else True) as bar:
             if chief:
                 session.run(replica.initialize)

@@ -14,7 +14,7 @@ from tests.launch import Result
 from tests.mpirun_plugin import Mpirun
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs" / "digits"
-UPDATES = 30 * (1437 // 64)  # at least: those under way when the last of them was made are finished, too
+UPDATES = 45 * (1437 // 64)  # at least: those under way when the last of them was made are finished, too
 
 History = dict[str, npt.NDArray[np.generic]]
 Train = Callable[..., tuple[Result, History]]

@@ -52,9 +52,10 @@ def unfolded(run: Callable[[], Any]) -> Any:
 # ------------------------------------------------------------------------------------------------------------ bits
 
 _UNARY: tuple[Callable[[Any], Any], ...] = (
-    tf.abs, tf.negative, tf.floor, tf.ceil, tf.identity, tf.transpose, tf.zeros_like, tf.ones_like,
+    tf.abs, tf.negative, tf.sign, tf.square, tf.identity, tf.transpose, tf.zeros_like, tf.ones_like,
     lambda x: tf.cast(x, tf.int32), lambda x: tf.cast(x, tf.float64), lambda x: tf.reshape(x, [-1]), lambda x: tf.expand_dims(x, 0),
-    lambda x: tf.reduce_sum(x, 0), lambda x: tf.reduce_max(x), lambda x: tf.tile(tf.reshape(x, [-1]), [2]),
+    lambda x: tf.floor(tf.cast(x, tf.float64)), lambda x: tf.ceil(tf.cast(x, tf.float32)),
+    lambda x: tf.reduce_sum(tf.expand_dims(x, 0), 0), lambda x: tf.reduce_max(x), lambda x: tf.tile(tf.reshape(x, [-1]), [2]),
     lambda x: tf.broadcast_to(tf.reduce_min(x), [2, 3]), lambda x: tf.reshape(x, [-1])[1:], lambda x: tf.stack([x, x]),
     lambda x: tf.gather(tf.reshape(x, [-1]), [1, 0]), lambda x: tf.fill([3], tf.reduce_max(x)), lambda x: tf.unstack(tf.stack([x, x]))[1],
     lambda x: tf.concat([tf.reshape(x, [-1])] * 2, 0), lambda x: tf.where(tf.greater(x, 0), x, tf.zeros_like(x)),
