@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import mpirt as tf
 from mpirt.cluster.task import Task
 from mpirt.compiler.partition import Plan, partition
-from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, memory_space
+from mpirt.compiler.program import END, HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, memory_space
 from mpirt.graph.graph import Graph, Operation, Tensor
 from tests.unit.planning import TASKS, Simulation, Step, link_all, rank_tables, steps
 
@@ -143,8 +143,8 @@ def test_two_tasks_of_one_rank_that_read_a_tensor_get_it_in_one_message() -> Non
     plan = plan_of(readers)
     assert len(plan.edges) == 2
     folded, spread = link_all(plan, [1, 1, 0], 2), link_all(plan, [1, 2, 0], 3)
-    assert [t.name for t in folded[0].transfers if t.reason != "fetch"] == ["a:0"]
-    assert [t.name for t in spread[0].transfers if t.reason != "fetch"] == ["a:0", "a:0"]
+    assert [t.name for t in folded[0].transfers if t.reason != END] == ["a:0"]
+    assert [t.name for t in spread[0].transfers if t.reason != END] == ["a:0", "a:0"]
 
 
 def test_a_fetched_tensor_that_the_other_rank_needs_anyway_crosses_once() -> None:
