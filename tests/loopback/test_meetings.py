@@ -10,7 +10,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mpirt as tf
@@ -56,7 +56,7 @@ def in_order(arrays: list[Array], reduction: str) -> Array:
     return (total / total.dtype.type(len(arrays))).astype(total.dtype) if reduction == "mean" else total
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(
     ranks=st.integers(2, 5),
     sizes=st.lists(st.sampled_from([1, 2, 5, 63, 1000, 1024, 3001, 20_000]), min_size=1, max_size=3),
@@ -202,7 +202,7 @@ def test_a_bucket_and_tensors_of_one_rank_are_made_on_the_board(limit: int) -> N
 # ---- failures
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15)
 @given(
     limit=st.sampled_from([WHOLE, IN_PARTS]),
     failing=st.lists(st.one_of(st.none(), st.integers(0, 2)), min_size=3, max_size=7),

@@ -79,7 +79,7 @@ def made(size: int) -> Any:
 # ------------------------------------------------------------------------------------------------------------ programs
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(steps(), rank_tables())
 def test_programs_made_together_are_those_that_each_rank_would_make(step: Step, table: tuple[list[int], int]) -> None:
     ranks, num_ranks = table
@@ -146,7 +146,7 @@ def longest_path(found: Sequence[Track], table: Costs) -> float:
     return max(now)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(steps(), rank_tables(), st.integers(1, 3), st.sampled_from([0.0, 5.0, 1e9]), st.sampled_from([30.0, float("inf")]), st.booleans())
 def test_no_step_is_shorter_than_its_longest_path_or_its_busiest_rank_or_core(
     step: Step, table: tuple[list[int], int], cores: int, spin_s: float, slice_s: float, ports: bool
