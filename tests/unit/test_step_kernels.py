@@ -161,7 +161,7 @@ def test_sparse_cross_entropy_keeps_nan_and_infinity_in_their_rows() -> None:
     x[0, 1], x[1, 2], x[2, 0] = np.nan, -np.inf, 1e38
     loss, backprop = run("SparseSoftmaxCrossEntropyWithLogits", x, np.array([0, 0, 0, 2]))
     np.testing.assert_allclose(loss, np.array([np.nan, np.log(2), 0, np.log(3)]), rtol=1e-6)
-    np.testing.assert_allclose(3 * backprop[1:], [[-1.5, 1.5, 0], [0, 0, 0], [1, 1, -2]], rtol=1e-6)
+    np.testing.assert_allclose(3 * backprop[1:], np.array([[-1.5, 1.5, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, -2.0]]), rtol=1e-6)
     assert np.isnan(backprop[0]).all()
 
 
