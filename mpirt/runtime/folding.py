@@ -69,6 +69,8 @@ def fold_call(fold: Fold) -> tuple[Callable[..., Any], tuple[int, ...]]:
     if fold.into is None:
         plain = len(fold.inputs) == 2 and fold.number == 1 and not fold.labels
         return FUNCTIONS[fold.how] if plain else partial(_fold_new, fold), fold.inputs
+    if fold.number == 1 and fold.parts == (None,):
+        return partial(_put, *fold.into), (fold.target, *fold.inputs)
     return partial(_fold_into, fold), (fold.target, *fold.inputs)
 
 
@@ -83,6 +85,11 @@ def _fold_new(fold: Fold, *arrays: Any) -> Any:
     if fold.labels:
         check_shapes(fold.name, fold.how, [a.shape for a in arrays], fold.labels, fold.op)
     return combine(np, fold.how, arrays, fold.number)
+
+
+def _put(start: int, stop: int, target: Any, array: Any) -> None:
+    """A reduction of one tensor, into its place in a bucket: the smallest gradients cost no more than a copy."""
+    target.reshape(-1)[start:stop] = array.reshape(-1)
 
 
 def _fold_into(fold: Fold, target: Any, *arrays: Any) -> None:
@@ -109,6 +116,8 @@ def view_call(view: View) -> Callable[[Any], Any]:
 
 
 def _view(part: Part | None, shape: tuple[int, ...], array: Any) -> Any:
+    if part is not None and array.__class__ is np.ndarray and array.ndim == 1 and array.flags.c_contiguous:  # out of a bucket
+        return array[part[0] : part[1]].reshape(shape)
     flat = _flat(array)
     return (flat if part is None else flat[part[0] : part[1]]).reshape(shape)
 

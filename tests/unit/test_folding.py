@@ -74,6 +74,38 @@ def test_arrays_are_joined_and_those_that_don_t_fit_are_named() -> None:
         call(np.ones((2, 1)), np.zeros((3, 2)))
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [np.array(7.0), np.float64(7.0), np.arange(6.0), np.arange(6.0).reshape(2, 3).T, np.arange(12.0)[::2], np.ones((0, 3))],
+)
+def test_a_single_tensor_is_put_into_its_part_of_a_bucket_and_nowhere_else(tensor: Any) -> None:
+    size = np.size(tensor)
+    for bucket in (np.full(10, -1.0), np.full((2, 5), -1.0)):
+        fold = Fold("bucket", "sum", 1, (3,), (None,), 2, (2, 2 + size))
+        call, slots = fold_call(fold)
+        assert slots == (2, 3)
+        call(bucket, tensor)
+        expected = [-1.0, -1.0, *np.ravel(tensor).tolist(), *[-1.0] * (8 - size)]
+        assert bucket.reshape(-1).tolist() == expected
+
+
+def test_a_single_tensor_that_is_divided_or_of_which_a_part_is_meant_is_reduced_as_several_are() -> None:
+    for number, part, expected in ((2, None, [0.0, 0.5, 1.0]), (1, (1, 3), [1.0, 2.0, -1.0])):
+        bucket = np.full(3, -1.0)
+        call, _ = fold_call(Fold("bucket", "sum", number, (3,), (part,), 2, (0, 3 if part is None else 2)))
+        call(bucket, np.arange(3.0))
+        assert bucket.tolist() == expected
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_part_of_a_bucket_lies_in_one_piece_whatever_the_bucket_does(step: int) -> None:
+    bucket = np.arange(10.0 * step)[::step]
+    seen = view_call(View(0, 1, (2, 8), (2, 3)))(bucket)
+    assert seen.tolist() == (step * np.arange(2.0, 8).reshape(2, 3)).tolist()
+    assert seen.flags.c_contiguous
+    assert np.shares_memory(seen, bucket) == (step == 1)
+
+
 def test_a_part_of_an_array_that_lies_in_one_piece_is_no_copy() -> None:
     array = np.arange(12.0).reshape(3, 4)
     part = view_call(View(0, 1, (4, 8), (2, 2)))(array)
