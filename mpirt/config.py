@@ -59,7 +59,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("MPIRT_SHM", _flag, True, "large tensors between ranks of one host go through shared memory", "0 or 1"),
         Setting("MPIRT_DUMP_PROGRAM", str, "", "write each rank's compiled programs to this folder", "a folder"),
         Setting("MPIRT_LOG", str, "WARNING", "log level of the 'mpirt' logger", "DEBUG, INFO, WARNING, ERROR"),
-        Setting("MPIRT_THREADS", _count, 0, "BLAS threads of this rank; 0 = cores of this rank / ranks that share them", "0, 1, 2, ..."),
+        Setting("MPIRT_THREADS", _count, 0, "BLAS threads of this rank; 0 = its cores / ranks on them / its servers", "0, 1, 2, ..."),
     )
 }  # fmt: skip
 

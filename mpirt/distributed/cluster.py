@@ -13,14 +13,13 @@ import sys
 import threading
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
 from mpirt import config, errors
 from mpirt.cluster import launchers
 from mpirt.cluster.cluster_spec import ClusterSpec
 from mpirt.cluster.rank_table import RankTable
 from mpirt.cluster.task import Task
 from mpirt.compiler.placer import check_request
+from mpirt.distributed.blas_threads import BlasThreads
 from mpirt.distributed.collective import Collective
 from mpirt.distributed.control import ControlPlane, Kind, to_error, to_record
 from mpirt.distributed.control_pb2 import Hello, Inventory, Table, TaskDevices
@@ -41,7 +40,6 @@ from mpirt.transport.mpi import MpiTransport
 from mpirt.version import __version__
 
 _log = logging.getLogger("mpirt")
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 class Cluster:
@@ -269,7 +267,9 @@ def cluster(cluster: ClusterSpec | RankTable | dict[str, Any] | None = None) -> 
         if _current is None:
             _configure_logging()
             _current = Cluster(_open_transport(), asked)
-            _limit_blas_threads(_current)
+            here = _current.transport.hosts[_current.rank]
+            _current.service.share_cores = BlasThreads(_current.transport.hosts.count(here)).share
+            _current.service.share_cores(0)
             keep_freed_memory()
             set_device_check(_current.check_request)
             install_abort_hook(_current.transport, _current.describe_tasks, _current.plane.abort)
@@ -315,17 +315,3 @@ def _configure_logging() -> None:
         )
     if _log.level == logging.NOTSET:  # the script has not chosen one itself
         _log.setLevel(level)
-
-
-def _limit_blas_threads(cluster: Cluster) -> None:
-    """BLAS threads: cores that this rank may use, shared by the ranks that share them; the user's own setting stays."""
-    wanted = config.get("MPIRT_THREADS")
-    if not wanted:
-        if any(os.environ.get(name) for name in _THREAD_VARIABLES):
-            return
-        here = cluster.transport.hosts[cluster.rank]
-        neighbours = sum(host == here for host in cluster.transport.hosts)
-        cores, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
-        sharers = neighbours if cores == all_cores else 1  # bound ranks have their cores to themselves
-        wanted = max(1, cores // sharers)
-    threadpool_limits(wanted)

@@ -353,7 +353,8 @@ class MasterSession:
         number = next(master.numbers)
         for other, theirs in programs.items():
             self._register(other, number, theirs)
-        executor = Executor(program, self._state, master.plane.transport)
+        glance = self._plane.progress.glance if size > 1 and self._target is not None else None  # who is alone is asked nothing
+        executor = Executor(program, self._state, master.plane.transport, glance=glance)
         signature = _Signature(number, plan, program, executor, list(programs))
         for each in (program, *programs.values()):
             dump_program(each, self._name, self.num_signatures, master.plane.transport.memory)

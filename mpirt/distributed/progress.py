@@ -7,7 +7,9 @@ that poll at once take the interpreter lock from each other for milliseconds. Gu
 - a wait returns when its condition holds, whichever thread found out;
 - what is carried on, and every handler of a control message, runs under the leadership: never two at once;
 - a leader whose wait is over goes; a follower or the service thread takes over within a millisecond, or the 64th part of
-  the time that it has waited.
+  the time that it has waited;
+- a thread that computes may lead for a moment between two operations (`Progress.glance`), so that this rank answers others
+  at once: the service thread would need the interpreter lock for it, and while it sleeps the others wait.
 
 Owns: who polls, and how waits share it. Does not own: messages (``control``), what is carried on (``worker``).
 Background: progress in MPI-4.0 section 2.9 is made by whoever calls; the same idea one floor up.
@@ -31,6 +33,8 @@ _SHORTEST_NAP_S, _LONGEST_NAP_S, _NAP_GROWTH = 50e-6, 1e-3, 1.5
 # The service thread looks this often whether the leader has gone. Longer beside one that leads for long; not at once: with short
 # steps that cost nine tenths of the speed, since a rank whose leader had gone answered nobody for 10 ms.
 _BESIDE_A_LEADER_S, _LONGEST_BESIDE_S = 1e-3, 10e-3
+# A glance in vain takes about 1 us; one that finds something ends after so many turns, whoever asks for more.
+_BETWEEN_GLANCES_S, _TURNS_OF_A_GLANCE = 20e-6, range(8)
 
 
 class _Follower:
@@ -66,6 +70,7 @@ class Progress:
         self._testing: _Follower | None = None  # whose condition the leader looks at
         self._wanted = False  # whether a thread wants to lead for a moment
         self._in_service = False  # whether the leader is the service thread
+        self._glanced_at = 0.0  # when a thread that computes has last looked
         self.eager: set[object] = set()  # while not empty, every turn of a wait polls control messages, not only one in 100 us
 
     def wait(
@@ -159,6 +164,23 @@ class Progress:
             finally:
                 self._leading.release()
 
+    def glance(self) -> None:
+        """Look at everything, unless another thread leads: what a thread that computes does between two operations.
+
+        As long as that happens once in a millisecond the service thread stays away. Not from within the leadership.
+        """
+        now = time.perf_counter()
+        if now - self._glanced_at < _BETWEEN_GLANCES_S:
+            return
+        self._glanced_at = now
+        if self._leading.acquire(False):
+            try:
+                for _ in _TURNS_OF_A_GLANCE:
+                    if not self._turn():
+                        break
+            finally:
+                self._leading.release()
+
     def ring(self) -> None:
         """Something that a wait may be for has come about in this process: look at once."""
         if self._napping:
@@ -174,6 +196,9 @@ class Progress:
         """
         pause_s, beside_s = _SHORTEST_NAP_S, _BESIDE_A_LEADER_S
         while not stopped():
+            if time.perf_counter() - self._glanced_at < _BESIDE_A_LEADER_S:
+                time.sleep(_BESIDE_A_LEADER_S)
+                continue
             if not self._leading.acquire(False):
                 time.sleep(beside_s)
                 beside_s = min(beside_s * _NAP_GROWTH, _LONGEST_BESIDE_S)

@@ -15,6 +15,7 @@ import gc
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from mpirt import errors
 from mpirt.cluster.task import Task
@@ -59,6 +60,7 @@ class Service:
         self.over = False  # all ranks have come to their end, but for those that are lost
         self._resting: dict[int, bool] = {}  # rank 0: of all ranks, as they told
         self._busy_with: dict[int, str] = {}
+        self.share_cores: Callable[[int], None] = lambda servers: None  # told how many servers run in this process
         self._switch_interval_s = 0.0  # ours, as Python has rounded it, while it is set
         master.serving = self.serving
         worker.watch = self.watch
@@ -85,6 +87,7 @@ class Service:
                     hint="stop() it first, or give each server its own task.",
                 )
             self.worker.serving.add(task)
+            self.share_cores(len(self.worker.serving))
             if self._thread is None:
                 if sys.getswitchinterval() == _PYTHONS_INTERVAL_S:
                     sys.setswitchinterval(_SWITCH_INTERVAL_S)
@@ -100,6 +103,7 @@ class Service:
         """The server for ``task`` runs no more; with the last one of this process, its sessions end."""
         with self._lock:
             self.worker.serving.discard(task)
+            self.share_cores(len(self.worker.serving))
             if self.worker.serving:
                 return
             thread, self._thread = self._thread, None

@@ -50,7 +50,7 @@ from mpirt.runtime.executor import Executor, Failure, SessionState, StepFailed, 
 from mpirt.runtime.resources import ResourceManager
 from mpirt.transport.base import Request
 
-_SHORT_S = 300e-6  # a program that took less time runs in whatever thread received the message
+_SHORT_S = 1e-3  # a program that took less time runs in whatever thread received the message: handing it to another one takes as long
 
 
 class Worker:
@@ -228,6 +228,9 @@ class Worker:
             assert failed.failure is not None
             self.done(source, message.step, self.record(failed.failure.error, failed.failure.device, failed.failure.traceback))
             return
+        except BaseException as error:
+            self.done(source, message.step, self.record(_interrupted(error)))
+            raise
         if ended:
             seconds = time.perf_counter() - start
             self._answer_well(source, message.step, seconds > SHORT_S)
@@ -392,14 +395,17 @@ class _Step:
 
     def _advance(self) -> bool:
         """Run on; True if it is blocked then, False if it has ended, also answered."""
-        start = time.perf_counter()
+        start = time.thread_time()  # not what other threads and processes made it wait
         try:
             ended = self._executor.advance()
         except StepFailed as failed:
             self._end(failed.failure)
             return False
+        except BaseException as error:
+            self._end(_interrupted(error))
+            raise
         finally:
-            self._seconds += time.perf_counter() - start
+            self._seconds += time.thread_time() - start
         if ended:
             self._end(None, dead=False)
         return not ended
@@ -474,11 +480,11 @@ class _Step:
         session = self.program.session
         session.num_steps -= 1
         session.running.discard(self._executor)
+        self._answer(failure, dead)  # first: somebody waits for it
         if self.program.has_messages and not self._executor.idle():
             session.draining.add(self._executor)
             self._progress.when(self._executor.idle, partial(session.draining.discard, self._executor))
         self.program.took(self._seconds)
-        self._answer(failure, dead)
 
     def _answer(self, failure: Failure | errors.OpError | None, dead: bool = False) -> None:
         if self._answered:
@@ -490,3 +496,8 @@ class _Step:
         elif failure is not None:
             record = self._worker.record(failure)
         self._worker.done(self._source, self._number, record, dead, time.perf_counter() - self._since > SHORT_S)
+
+
+def _interrupted(error: BaseException) -> errors.OpError:
+    """What the master of a step hears when the thread that ran it, a client's with a step of its own, was interrupted."""
+    return errors.AbortedError(f"the thread in which this part of the step ran was interrupted: {error!r}", hint="run the step again.")

@@ -22,9 +22,10 @@ from mpirt import errors
 from mpirt.compiler.body import compile_body
 from mpirt.compiler.buffers import assign_buffers, signature_of
 from mpirt.compiler.exchange import Fold, Make, View
+from mpirt.compiler.partition import message_nbytes
 from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.planning import collecting_later
-from mpirt.compiler.program import NO_SLOT, Meet, Move, Program, Read, Recv, Run, Send, Transfer
+from mpirt.compiler.program import NO_SLOT, Meet, Move, Program, Read, Recv, Run, Send, Transfer, is_state
 from mpirt.graph.function import Function, has_body
 from mpirt.graph.graph import Operation
 from mpirt.graph.op_def import Blocked, Pending
@@ -42,6 +43,8 @@ from mpirt.runtime.windows import WindowOutgoing, receiving_end, sending_end
 from mpirt.transport.base import Transport
 
 _PYTHON = ("PyFunc", "PyFuncStateless")
+
+_LARGE_NBYTES, _MANY = 1 << 14, 16  # of a tensor; operations on smaller ones that take as long as one on a large one
 
 Block = Callable[[Pending], None]  # returns when it is ready
 
@@ -116,15 +119,23 @@ class Executor:
     transport : who carries messages; a program without any needs none
     first_tag : tag of the program's transfer number 0
     wait : how a step waits for a message; None - it doesn't: it stops there (see `advance`)
+    glance : called between operations, after one that may take more than some microseconds or after some small ones
     """
 
     def __init__(
-        self, program: Program, state: SessionState, transport: Transport | None = None, first_tag: int = 0, wait: Wait | None = None
+        self,
+        program: Program,
+        state: SessionState,
+        transport: Transport | None = None,
+        first_tag: int = 0,
+        wait: Wait | None = None,
+        glance: Callable[[], None] | None = None,
     ) -> None:
         self.program = program
         self.first_tag = first_tag
         self._transport = transport
         self._wait = wait
+        self._glance = glance
         self.has_bodies = any(isinstance(i, Run) and has_body(i.op) for i in program.instructions)
         self.calls_python = any(isinstance(i, Run) and i.op.type in _PYTHON for i in program.instructions)
         self._template: list[Any] = [None] * program.num_slots
@@ -185,12 +196,16 @@ class Executor:
             own_context = not (self.has_bodies or self.calls_python)
             with collecting_later():
                 lane = Lane(self.buffers, self._code, self._template, self._produced, self._lent, self._placed, own_context)
+                if self._glance is not None:
+                    lane.call_behind(self._glance, _where_to_glance(self.program))
         if self._packets is not None:
             lane.code = lane.whole if self._packets.all_left() else lane.careful
         return lane
 
     def _bind_messages(self) -> None:
         meetings = Meetings(self.program, self._transport, self.first_tag, self._wait)
+        self._all_taken = False  # the last step has run to its end and taken all that came; at a meeting others may still be on their way
+        self._meets = bool(meetings.ends)
         self._incoming: list[Incoming | Packets | Meetings] = [meetings] if meetings.ends else []
         self._produced: dict[int, Callable[[], Any]] = {}  # for slots whose values leave through windows, what lends the window's array
         self._lent: dict[int, Array] = {}  # values of packets that stay where they come, by slot
@@ -315,6 +330,7 @@ class Executor:
 
     def _post(self) -> None:
         """Get everything ready that messages of the next step come into."""
+        self._all_taken = False
         for array in self._made:
             array.begin()
         for incoming in self._incoming:
@@ -362,6 +378,7 @@ class Executor:
         while pending is not None:
             self._block(block, lane.position(index), pending)
             index, pending = self._interpret(lane, values, index, pending)
+        self._all_taken = not self._meets
 
     def start(self, feeds: Mapping[int, Any]) -> None:
         """Begin a step that `advance` carries on; the last one has ended."""
@@ -393,6 +410,7 @@ class Executor:
             raise
         if self.blocked is None:
             self._ended()
+            self._all_taken = not self._meets
             return True
         return False
 
@@ -500,7 +518,10 @@ class Executor:
 
     def pending(self) -> bool:
         """Whether messages of the last step are still under way to their receivers."""
-        return any([outgoing.pending() for _, outgoing in self._outgoing])
+        for _, outgoing in self._outgoing:  # noqa: SIM110 - a generator costs as much as a look
+            if outgoing.pending():
+                return True
+        return False
 
     def _end_dead(self, position: int) -> None:
         """Send what the plan promises from ``position`` on as dead tensors."""
@@ -510,7 +531,7 @@ class Executor:
 
     def drained(self) -> bool:
         """Whether all messages to this rank have come, also those that a failed step didn't take. The next step can't begin before."""
-        return all([incoming.drained() for incoming in self._incoming])
+        return self._all_taken or all([incoming.drained() for incoming in self._incoming])
 
     def idle(self) -> bool:
         """Whether no message of the last step is under way, to this rank or from it."""
@@ -543,6 +564,20 @@ class Executor:
 def _reached(lane: Lane, calls: Iterator[object]) -> int:
     """Index of the instruction that the loop over ``calls`` was at: counting in the loop would cost every call."""
     return len(lane.code) - 1 - length_hint(calls)
+
+
+def _where_to_glance(program: Program) -> list[int]:
+    """Positions behind operations that may take more than some microseconds, as far as sizes tell, or behind so many small ones."""
+    found, work = [], 0
+    for position, instruction in enumerate(program.instructions):
+        if isinstance(instruction, Run):
+            tensors = [t for t in (*instruction.op.inputs, *instruction.op.outputs) if not is_state(t)]
+            sizes = [message_nbytes(t.dtype, t.static_shape) for t in tensors]
+            work += _MANY if any([nbytes is None or nbytes >= _LARGE_NBYTES for nbytes in sizes]) else 1
+            if work >= _MANY:
+                found.append(position)
+                work = 0
+    return found
 
 
 def _unbound() -> None:

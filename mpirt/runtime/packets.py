@@ -157,7 +157,8 @@ class OutgoingPacket:
 
     def pending(self) -> bool:
         """Whether a message is still under way."""
-        self._dead = [r for r in self._dead if not r.test()]
+        if self._dead:
+            self._dead = [r for r in self._dead if not r.test()]
         return bool(self._dead) or not self.request.test()
 
     def _finish_last(self) -> None:

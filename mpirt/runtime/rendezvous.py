@@ -228,7 +228,8 @@ class Outgoing:
 
     def pending(self) -> bool:
         """Whether a message is still under way."""
-        self._requests = [r for r in self._requests if not r.test()]
+        if self._requests:
+            self._requests = [r for r in self._requests if not r.test()]
         return bool(self._requests)
 
     def _send_fixed(self, array: np.ndarray[Any, Any]) -> None:

@@ -106,6 +106,16 @@ class Lane:
         self.whole = [spread(i) for i in self.code] if placed else self.careful
         self.code = self.whole
 
+    def call_behind(self, call: Callable[[], None], behind: Sequence[int]) -> None:
+        """Have ``call()`` called behind the instructions at these positions of the program, unless nothing is left to do then."""
+        codes = [self.whole] if self.whole is self.careful else [self.whole, self.careful]
+        for index in range(len(self.positions) - 1, 0, -1):
+            next_position = self.positions[index]
+            if any([self.positions[index - 1] <= position < next_position for position in behind]):
+                self.positions.insert(index, next_position)
+                for code in codes:
+                    code.insert(index, (call, (), NO_SLOT, ()))
+
     def _tell(self, into: Mapping[int, int], places: Mapping[int, Array], positions: Sequence[int]) -> None:
         """Have kernels write to those places."""
         for index, position in enumerate(positions):

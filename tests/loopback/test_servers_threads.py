@@ -14,8 +14,10 @@ import pytest
 import mpirt as tf
 from mpirt import errors
 from mpirt.distributed.cluster import Cluster
+from mpirt.distributed.progress import Progress
 from mpirt.distributed.turn import SHORT_S
 from mpirt.graph.graph import Graph
+from mpirt.ops.state_ops import VariableCell
 from tests.loopback.serving import served, session_on
 from tests.loopback.simulated_ranks import values
 
@@ -271,3 +273,83 @@ def test_steps_that_their_rank_calls_long_take_no_turns_until_it_calls_one_short
             pytest.fail("no step of nothing was short")
 
     served(2, run, timeout_s=60)
+
+
+def computing_client(monkeypatch: pytest.MonkeyPatch, other: Callable[[tf.Session, Any], Any]) -> tuple[int, Any]:
+    """Interrupts of rank 0's client, which computes for itself until ``other(session, variable)`` on rank 1 has ended, and what that
+    returned. The variable is rank 0's, whose service thread sleeps meanwhile.
+    """
+    done, ready = threading.Event(), threading.Barrier(2)
+
+    def serve(progress: Progress, stopped: Callable[[], bool], watch: Callable[[], None]) -> None:
+        done.wait(30)
+        served_by_thread(progress, stopped, watch)
+
+    served_by_thread = Progress.serve
+    monkeypatch.setattr(Progress, "serve", serve)
+
+    def run(rank: int, cluster: Cluster) -> Any:
+        with on(0):
+            v = tf.Variable(0.0)
+            x = tf.placeholder_with_default(np.ones([64, 64], np.float32), [64, 64])
+            computed = tf.reduce_max(tf.matmul(tf.matmul(x, x), x))
+        with session_on(f"worker:{rank}", cluster) as session:
+            if rank == 0:
+                session.run(v.initializer)
+            ready.wait(30)
+            if rank == 1:
+                try:
+                    return other(session, v)
+                finally:
+                    done.set()
+            interrupted = 0
+            while not done.is_set():
+                try:
+                    assert session.run(computed) == 64 * 64
+                except KeyboardInterrupt:
+                    interrupted += 1
+            return interrupted
+
+    interrupted, result = served(2, run, clients=[0, 1])
+    return interrupted, result
+
+
+def test_a_client_that_only_computes_answers_others_between_its_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(session: tf.Session, v: Any) -> float:
+        with on(0):
+            up = v.assign_add(1.0)
+        return [float(session.run(up)) for _ in range(20)][-1]
+
+    assert computing_client(monkeypatch, count) == (0, 20.0)
+
+
+@pytest.mark.parametrize("fetched", [True, False], ids=["with a message", "without messages"])
+def test_an_interrupt_of_a_client_that_answers_meanwhile_is_told_to_both_and_both_go_on(
+    monkeypatch: pytest.MonkeyPatch, fetched: bool
+) -> None:
+    interrupting = False
+    writable = VariableCell.writable
+
+    def interrupted(cell: VariableCell) -> Any:
+        if interrupting:
+            raise KeyboardInterrupt
+        return writable(cell)
+
+    monkeypatch.setattr(VariableCell, "writable", interrupted)
+
+    def other(session: tf.Session, v: Any) -> float:
+        nonlocal interrupting
+        with on(0):
+            up = v.assign_add(1.0)
+            step = up if fetched else up.op
+        session.run(step)  # the first runs in a thread of its own
+        session.run(step)
+        for _ in range(3):
+            interrupting = True
+            with pytest.raises(errors.AbortedError, match="was interrupted: KeyboardInterrupt"):
+                session.run(step)
+            interrupting = False
+            session.run(step)
+        return float(session.run(v))
+
+    assert computing_client(monkeypatch, other) == (3, 5.0)

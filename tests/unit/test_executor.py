@@ -268,3 +268,39 @@ def test_resources_are_kept_by_task_container_and_name() -> None:
     assert manager.names() == [(TASKS[0], "", "v"), (TASKS[1], "", "v")]
     manager.clear()
     assert manager.names() == []
+
+
+def glancing(plain: Executor, glance: Callable[[], None]) -> Executor:
+    """The same program in an executor that glances."""
+    devices: dict[tuple[Task, str], Device] = {(task, "CPU:0"): CpuDevice() for task in TASKS}
+    return Executor(plain.program, SessionState(ResourceManager(), devices), glance=glance)
+
+
+def test_a_glance_follows_an_operation_on_a_large_or_unknown_tensor_or_sixteen_others_if_another_one_comes() -> None:
+    x, unknown = tf.placeholder(tf.float32, [64, 64]), tf.placeholder(tf.float32, [None])
+    y = tf.reduce_max(tf.matmul(x, x)) + tf.reduce_max(unknown)  # three: the addition is small
+    z = tf.sort(tf.stack([y, y]))
+    for _ in range(40):
+        z = tf.reverse(z, [0])
+    glances: list[int] = []
+    for last, count in ((z, 3 + 43 // 16), (tf.matmul(x, x), 0)):
+        glances.clear()
+        [plain] = executors([last], [x, unknown])
+        executor = glancing(plain, lambda: glances.append(1))
+        feeds = {slot: np.full([64, 64], 2, np.float32) if t is x else np.ones(3, np.float32) for t, slot in plain.program.feeds.items()}
+        for step in (1, 2):
+            np.testing.assert_array_equal(executor.run(feeds)[0], [257, 257] if count else np.full([64, 64], 256))
+            assert len(glances) == count * step
+
+
+def test_what_fails_behind_a_glance_keeps_its_name() -> None:
+    x, y = tf.placeholder(tf.float32, [64, 64]), tf.placeholder(tf.float32, [64, 64])
+    with tf.control_dependencies([tf.matmul(x, x)]):
+        second = tf.matmul(x, y, name="second")
+    glances: list[int] = []
+    [plain] = executors([second], [x, y])
+    executor = glancing(plain, lambda: glances.append(1))
+    with pytest.raises(StepFailed) as info:
+        executor.run({plain.program.feeds[x]: np.eye(64, dtype=np.float32), plain.program.feeds[y]: np.ones(3, np.float32)})
+    assert info.value.failure is not None and info.value.failure.op is second.op
+    assert glances == [1]

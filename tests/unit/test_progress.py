@@ -8,10 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from mpirt import errors
+from mpirt.distributed import progress as progress_module
 from mpirt.distributed.progress import Progress
 from mpirt.distributed.turn import Turn
 
@@ -286,3 +288,50 @@ def test_the_turn_of_an_interrupted_thread_goes_to_the_next() -> None:
 
     turn.give()
     in_threads(4, many)
+
+
+def test_a_glance_carries_on_what_waits_unless_another_thread_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1.0]
+    monkeypatch.setattr(progress_module.time, "perf_counter", lambda: now[0])
+    polls: list[int] = []
+    requests = [3]  # each is found by one poll
+
+    def poll() -> bool:
+        polls.append(threading.get_ident())
+        requests[0] -= 1
+        return requests[0] >= 0
+
+    progress = Progress(poll)
+    went: list[str] = []
+    progress.when(lambda: True, lambda: went.append("carried on"))
+    progress.glance()
+    assert went == ["carried on"] and len(polls) == 4, "until a look finds nothing"
+    progress.glance()
+    assert len(polls) == 4, "not at once again"
+    now[0] += 1e-4
+    assert progress._leading.acquire(False)
+    progress.glance()
+    assert len(polls) == 4, "another thread leads, and finds it"
+    progress._leading.release()
+    now[0] += 1e-4
+    requests[0] = 1000
+    progress.glance()
+    assert len(polls) == 12, "the thread has a step of its own"
+
+
+def test_the_service_thread_leaves_the_looking_to_a_thread_that_glances(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1.0]
+    polls: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        now[0] = round(now[0] + seconds, 6)
+        if now[0] < 1.05:
+            progress.glance()  # the other thread's
+
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(perf_counter=lambda: now[0], sleep=sleep))
+    progress = Progress(lambda: bool(polls.append(now[0])))
+    progress.glance()
+    led: list[float] = []  # when the service thread has looked
+    progress.serve(lambda: now[0] > 1.06, lambda: led.append(now[0]))
+    assert len([t for t in polls if t < 1.05]) == 50, "the other thread's glances"
+    assert 1.05 <= led[0] < 1.0525, "a millisecond or two after the last of them"
