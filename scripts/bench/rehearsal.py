@@ -31,7 +31,7 @@ from mpirt.transport.base import Counters
 
 QUIET = 10  # percentile
 REPEATS, SECONDS = 200, 0.1  # of a program: at most so often, and for so long, but a few times at least
-_LEAST = 7
+_LEAST, _WARM_UP = 5, 3
 _CLOCKS = 200
 _OWN_NAMES = ("_class", "container", "shared_name")
 
@@ -48,6 +48,11 @@ class Stamped:
     ----------
     executor : whose instructions run
     calls : what to call instead of some of them, by position
+
+    Attributes
+    ----------
+    positions : of the instructions, in their order; one that stands for several has the position of the first
+    clock_s : what it takes to look at the clock
     """
 
     def __init__(self, executor: Executor, calls: Mapping[int, Callable[..., Any]] | None = None) -> None:
@@ -67,10 +72,15 @@ class Stamped:
         lane.template = [*lane.template[:-1], *[None] * (1 + len(self.positions)), None]
         lane.code = code
         lane.positions = [p for position in lane.positions for p in (position, position)] + [0]
-        self._clock_s = _clock_s()
+        self.clock_s = _clock_s()
 
     def run(self, feeds: Mapping[int, Any]) -> list[float]:
         """Seconds of each of the lane's instructions, in their order (``positions``)."""
+        clocks = self.clocks(feeds)
+        return [after - before - self.clock_s for before, after in zip(clocks, clocks[1:], strict=False)]
+
+    def clocks(self, feeds: Mapping[int, Any]) -> list[float]:
+        """What the clock says before the first of them and behind each; all ranks of a host have the same clock."""
         lane: Lane = self._lane
         values = lane.template.copy()
         for slot, value in feeds.items():
@@ -80,8 +90,8 @@ class Stamped:
         else:
             with np.errstate(all="ignore"):
                 self._executor._run_on(lane, values, None)
-        stamps = values[self._stamps]
-        return [after - before - self._clock_s for before, after in zip(stamps, stamps[1:], strict=False)]
+        found: list[float] = values[self._stamps]
+        return found
 
 
 def _clock_s() -> float:
@@ -104,13 +114,12 @@ class Rehearsal:
 
     Parameters
     ----------
-    memory : see ``replay.tracks_of``
+    ranks : how many there are, all on one host
     """
 
     def __init__(self, ranks: int) -> None:
         self._known: dict[Any, list[float]] = {}
-        self._ranks = ranks
-        self._one_memory = (0,) * ranks
+        self.ranks = ranks
 
     def __call__(self, program: Program) -> list[float]:
         """Seconds of each instruction; those of a segment stand at its first one, those of messages are 0."""
@@ -123,7 +132,7 @@ class Rehearsal:
 
     def learn(self, graph: tf.Graph, program: Program) -> None:
         """Measure a program of ``graph``."""
-        self._known[kind_of(program)] = _measured(graph, program, _Paper(program.rank, self._one_memory))
+        self._known[kind_of(program)] = _typical(Alone(graph, program, self.ranks).samples())
 
     def add(self, program: Program, seconds: list[float]) -> None:
         """Note what another rank has measured."""
@@ -151,48 +160,107 @@ def _kind(instruction: Any) -> Any:
     return type(instruction).__name__, shape, getattr(instruction, "inputs", None)
 
 
-def _measured(graph: tf.Graph, program: Program, transport: Any) -> list[float]:
-    tasks = {i.device.task for i in program.instructions if isinstance(i, Run)} | {device.task for _, _, device in program.constants}
-    state = SessionState(ResourceManager(), {(task, "CPU:0"): open_device("CPU:0") for task in tasks})
-    _initialize(graph, program, state, tasks)
-    executor = Executor(program, state, transport, 0, _never)
-    for array in executor._lent.values():
-        array[...] = 1
-    brought: dict[int, Any] = {}  # arrays that come in messages, by slot
-    calls: dict[int, Callable[..., Any]] = {}
-    for position, instruction in enumerate(program.instructions):
-        if isinstance(instruction, Send):
-            calls[position] = _nothing
-            if instruction.source in executor._produced:
-                executor._produced[instruction.source] = partial(_itself, _ones(instruction.transfer))
-        elif isinstance(instruction, Recv):
-            if instruction.target != NO_SLOT and instruction.part is None:
-                brought[instruction.target] = _ones(instruction.transfer)
-        elif isinstance(instruction, Meet):
-            brought[instruction.target] = np.ones(instruction.shape, instruction.dtype.np_dtype)
-            brought[instruction.source] = np.ones(instruction.shape, instruction.dtype.np_dtype)
-    for position, instruction in enumerate(program.instructions):
-        on_board = isinstance(instruction, Make) and instruction.target in brought
-        if isinstance(instruction, Recv | Meet) or on_board:
-            out = executor._code[position][2]
-            calls[position] = partial(_itself, brought.get(out) if isinstance(out, int) else [brought[slot] for slot in out])
-    executor._produce_in_place()
-    stamped = Stamped(executor, calls)
-    feeds = {slot: np.ones([size or 1 for size in t.static_shape or ()], t.dtype.as_numpy_dtype) for t, slot in program.feeds.items()}
-    samples: list[list[float]] = []
-    end = time.perf_counter() + SECONDS
-    while len(samples) < _LEAST + 3 or (time.perf_counter() < end and len(samples) < REPEATS):
-        for array in executor._made:
+class Alone:
+    """A program that runs alone on its rank, its messages answered at once, again and again with the same memory.
+
+    Parameters
+    ----------
+    graph, program : the program, and the graph whose operations it runs
+    ranks : how many there are, all on one host
+    """
+
+    def __init__(self, graph: tf.Graph, program: Program, ranks: int) -> None:
+        tasks = {i.device.task for i in program.instructions if isinstance(i, Run)} | {device.task for _, _, device in program.constants}
+        state = SessionState(ResourceManager(), {(task, "CPU:0"): open_device("CPU:0") for task in tasks})
+        initialize(graph, program, state, tasks)
+        executor = self._executor = Executor(program, state, _Paper(program.rank, (0,) * ranks), 0, _never)  # type: ignore[arg-type]
+        for array in executor._lent.values():
+            array[...] = 1
+        brought: dict[int, Any] = {}  # arrays that come in messages, by slot
+        calls: dict[int, Callable[..., Any]] = {}
+        for position, instruction in enumerate(program.instructions):
+            if isinstance(instruction, Send):
+                calls[position] = _nothing
+                if instruction.source in executor._produced:
+                    executor._produced[instruction.source] = partial(_itself, _ones(instruction.transfer))
+            elif isinstance(instruction, Recv):
+                if instruction.target != NO_SLOT and instruction.part is None:
+                    brought[instruction.target] = _ones(instruction.transfer)
+            elif isinstance(instruction, Meet):
+                brought[instruction.target] = np.ones(instruction.shape, instruction.dtype.np_dtype)
+                brought[instruction.source] = np.ones(instruction.shape, instruction.dtype.np_dtype)
+        for position, instruction in enumerate(program.instructions):
+            on_board = isinstance(instruction, Make) and instruction.target in brought
+            if isinstance(instruction, Recv | Meet) or on_board:
+                out = executor._code[position][2]
+                calls[position] = partial(_itself, brought.get(out) if isinstance(out, int) else [brought[slot] for slot in out])
+        executor._produce_in_place()
+        self._calls = calls
+        self._stamped = Stamped(executor, calls)
+        self._feeds = {
+            slot: np.ones([size or 1 for size in t.static_shape or ()], t.dtype.as_numpy_dtype) for t, slot in program.feeds.items()
+        }
+        self._size = len(program.instructions)
+
+    def run(self) -> list[float]:
+        """Seconds of each instruction; those of a segment stand at its first one, those of messages are 0."""
+        for array in self._executor._made:
             array.begin()
-        samples.append(stamped.run(feeds))
-    found = [0.0] * len(program.instructions)
-    for position, seconds in zip(stamped.positions, quiet(samples[3:]).tolist(), strict=True):
-        if position not in calls:
-            found[position] = max(0.0, seconds)
+        found = [0.0] * self._size
+        for position, seconds in zip(self._stamped.positions, self._stamped.run(self._feeds), strict=True):
+            if position not in self._calls:
+                found[position] = seconds
+        return found
+
+    def samples(self, seconds: float = SECONDS) -> list[list[float]]:
+        """As `run`, again and again for so long."""
+        found: list[list[float]] = []
+        end = time.perf_counter() + seconds
+        while len(found) < _LEAST + _WARM_UP or (time.perf_counter() < end and len(found) < REPEATS):
+            found.append(self.run())
+        return found[_WARM_UP:]
+
+
+class Together:
+    """The rehearsals of a step on the ranks of this job, several at the same time, as ranks work in a step. All make the same calls.
+
+    Parameters
+    ----------
+    rehearsal : learns what it doesn't know
+    graph, programs : the step
+    comm : of all ranks of this job
+    at_once : how many ranks rehearse at the same time; a program each
+    """
+
+    def __init__(self, rehearsal: Rehearsal, graph: tf.Graph, programs: Collection[Program], comm: Any, at_once: int) -> None:
+        self._rehearsal, self._comm = rehearsal, comm
+        missing, rank = rehearsal.missing(programs), comm.Get_rank()
+        self._turns = [missing[first : first + at_once] for first in range(0, len(missing), at_once)]
+        mine = [turn[rank] if rank < len(turn) else None for turn in self._turns]
+        self._mine = [Alone(graph, program, rehearsal.ranks) if program is not None else None for program in mine]
+        self._found: list[list[list[float]]] = [[] for _ in mine]
+
+    def sample(self, seconds: float) -> None:
+        """Run each of them for so long."""
+        for alone, found in zip(self._mine, self._found, strict=True):
+            self._comm.Barrier()
+            if alone is not None:
+                found += alone.samples(seconds)
+
+    def learn(self) -> None:
+        """Tell what was found."""
+        done = self._comm.allgather([_typical(found) if found else None for found in self._found])
+        for number, turn in enumerate(self._turns):
+            for rank, program in enumerate(turn):
+                self._rehearsal.add(program, done[rank][number])
+
+
+def _typical(samples: Sequence[Sequence[float]]) -> list[float]:
+    found: list[float] = np.maximum(0.0, quiet(samples)).tolist()
     return found
 
 
-def _initialize(graph: tf.Graph, program: Program, state: SessionState, tasks: Collection[Task]) -> None:
+def initialize(graph: tf.Graph, program: Program, state: SessionState, tasks: Collection[Task]) -> None:
     """Give the program's variables their initial values, all in one process."""
     mine = {i.op for i in program.instructions if isinstance(i, Run)}
     with graph.as_default():

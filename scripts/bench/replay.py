@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
+from tracks import FLAG, Costs, Message, Piece, Track
+
 from mpirt.cluster.task import Task
-from mpirt.compiler.buffers import signature_of
 from mpirt.compiler.linker import _Linker
-from mpirt.compiler.packets import is_small
 from mpirt.compiler.partition import Node, Plan
-from mpirt.compiler.program import HOST, Meet, Program, Recv, Run, Send, Transfer, path_of
+from mpirt.compiler.program import HOST, Program
 from mpirt.graph.graph import Operation, Tensor
 
 # ---------------------------------------------------------------------------------------------- programs of all ranks
@@ -72,178 +71,6 @@ def programs_of(plan: Plan, rank_of: Callable[[Task], int], num_ranks: int, memo
         for rank in ranks:
             nodes[rank].append(node)
     return [shared.program_of(rank, nodes[rank]) for rank in range(num_ranks)]
-
-
-# ------------------------------------------------------------------------------------------------------- what it costs
-
-PACKET, MESSAGE, WINDOW, PRODUCED = "packet", "message", "window", "produced in a window"  # how a message travels
-FLAG = "flag on a board"  # tells others that a rank has come to a meeting: no message, but they wait for it as for one
-Cost = Callable[[str, int], float]  # seconds, by how it travels and its bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """Seconds that things take; those of a rank's processor unless said.
-
-    Attributes
-    ----------
-    begin_s : of a step, before its first instruction and behind its last
-    post_s : to post the receive of a message, when the step begins
-    send_s, take_s : to send a message, and to take one that is there
-    put_s, get_s : for each further tensor of a packet
-    meet_s : of a reduction on a board, when all have come: by the number of ranks, the bytes of each, and whether each reads all
-    flight_s : from the beginning of a send until the message can be taken
-    copy_s : what the receiver does beside `take_s` to have the bytes moved, as soon as it waits or takes
-    late_s : how much later a rank finds what it has waited for so long
-    port_s : on a network: for how long a message keeps its ranks' ports from others, by its bytes
-    cores : that all ranks share, in turn: rank r is on core r modulo ``cores``; None - each rank has its own
-    spin_s : for how long a rank that waits keeps its core from others
-    slice_s : after so long a rank that computes lets others have its core
-    """
-
-    begin_s: float
-    post_s: Cost
-    send_s: Cost
-    take_s: Cost
-    put_s: float
-    get_s: float
-    flight_s: Cost
-    meet_s: Callable[[int, int, bool], float] = lambda ranks, nbytes, whole: 0.0
-    copy_s: Cost = lambda way, nbytes: 0.0
-    late_s: Callable[[float], float] = lambda waited_s: 0.0
-    port_s: Callable[[int], float] | None = None
-    cores: int | None = None
-    spin_s: float = 0.0
-    slice_s: float = float("inf")
-
-
-# ------------------------------------------------------------------------------------------ programs as the replay sees them
-
-Message = tuple[int, int, int]  # source, destination, which of theirs
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Something that a rank does: computes for so long, or sends or takes a message."""
-
-    what: str  # "work", "send", "take"
-    seconds: float = 0.0
-    message: Message = (-1, -1, -1)
-    way: str = ""
-    nbytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Track:
-    """What a rank does in each step, and the receives that it posts before: how each message travels, and its bytes."""
-
-    pieces: tuple[Piece, ...]
-    posts: tuple[tuple[str, int], ...]
-
-
-Seconds = Callable[[Program], Sequence[float]]  # for each instruction of a program; those of messages don't count
-
-
-def tracks_of(programs: Sequence[Program], seconds: Seconds, costs: Costs, memory: Sequence[int]) -> list[Track]:
-    """What the replay must know of ``programs``.
-
-    Parameters
-    ----------
-    seconds : what the instructions of a program take
-    memory : as ``Transport.memory``: ranks of the same number send large tensors through windows
-
-    Raises
-    ------
-    ValueError
-        If a message has no size while compiling.
-    """
-    messages = _Messages(programs[0], memory)
-    return [_track(program, seconds(program), messages, costs) for program in programs]
-
-
-class _Messages:
-    """The messages of a plan, by transfer: alike for all ranks."""
-
-    def __init__(self, program: Program, memory: Sequence[int]) -> None:
-        self._memory = memory
-        self.packets = {transfer.index: packet for packet in program.packets for transfer in packet}
-        self._numbers: dict[int, Message] = {}
-        pairs: dict[tuple[int, int], int] = defaultdict(int)
-        for transfer in program.transfers:
-            pair = (transfer.src_rank, transfer.dst_rank)
-            self._numbers[transfer.index] = (*pair, pairs[pair])
-            pairs[pair] += 1
-
-    def number_of(self, transfer: Transfer) -> Message:
-        """What tells a transfer from all others."""
-        return self._numbers[transfer.index]
-
-    def of(self, transfer: Transfer, produced: bool = False) -> tuple[Message, str, int]:
-        """The message that carries a transfer, how it travels, its bytes."""
-        packet = self.packets.get(transfer.index)
-        if packet is not None:
-            return self._numbers[packet[0].index], PACKET, sum(t.nbytes or 1 for t in packet)
-        if transfer.nbytes is None:
-            raise ValueError(f"the size of {transfer} isn't known while compiling; give its tensor a static shape")
-        if path_of(transfer, self._memory).window:
-            way = PRODUCED if produced else WINDOW
-        else:
-            way = PACKET if is_small(transfer) else MESSAGE
-        return self._numbers[transfer.index], way, transfer.nbytes
-
-
-def _track(program: Program, seconds: Sequence[float], messages: _Messages, costs: Costs) -> Track:
-    pieces: list[Piece] = []
-    posts: list[tuple[str, int]] = []
-    produced: set[int] = set()
-    work = 0.0
-    taken: set[Message] = set()
-    for instruction, own_s in zip(program.instructions, seconds, strict=True):
-        if not isinstance(instruction, Send | Recv | Meet):
-            work += own_s
-            if isinstance(instruction, Run) and len(instruction.outputs) == 1 and _may_write_elsewhere(instruction):
-                produced.add(instruction.outputs[0])
-            continue
-        if isinstance(instruction, Meet):
-            if work:
-                pieces.append(Piece("work", work))
-            pieces += _meeting(instruction, messages)
-            work = costs.meet_s(len(instruction.ranks), prod(instruction.shape) * instruction.dtype.size, instruction.whole)
-            continue
-        transfer = instruction.transfer
-        sends = isinstance(instruction, Send)
-        whole = sends and instruction.part is None and instruction.source in produced  # type: ignore[union-attr]
-        message, way, nbytes = messages.of(transfer, whole)
-        packet = messages.packets.get(transfer.index)
-        if sends and packet is not None and transfer.index != packet[-1].index:
-            work += costs.put_s
-            continue
-        if not sends and message in taken:
-            work += costs.get_s
-            continue
-        if work:
-            pieces.append(Piece("work", work))
-            work = 0.0
-        if not sends:
-            taken.add(message)
-            posts.append((way, nbytes))
-        pieces.append(Piece("send" if sends else "take", 0.0, message, way, nbytes))
-    if work:
-        pieces.append(Piece("work", work))
-    return Track(tuple(pieces), tuple(posts))
-
-
-def _may_write_elsewhere(run: Run) -> bool:
-    """Whether the result of an operation can be made in a window."""
-    return signature_of(run) is not None or run.device.type == "CPU" and run.op.definition.kernels["CPU"].takes_out
-
-
-def _meeting(meet: Meet, messages: _Messages) -> list[Piece]:
-    """Tell all that this rank has come, and wait until they have."""
-    told = {(t.src_rank, t.dst_rank): messages.number_of(t) for t in reversed(meet.transfers)}
-    others = [rank for rank in meet.ranks if rank != meet.rank]
-    found = [Piece("send", 0.0, told[meet.rank, other], FLAG) for other in others]
-    return [*found, *[Piece("take", 0.0, told[other, meet.rank], FLAG) for other in others]]
 
 
 # ----------------------------------------------------------------------------------------------------------- the replay
@@ -297,7 +124,7 @@ class _Replay:
         self.events: list[tuple[float, int, int, Callable[[int, float], None]]] = []
         self.number = 0
         cores = costs.cores if costs.cores is not None and costs.cores < count else 0
-        shared = [_Core(self, costs) for _ in range(cores)]
+        shared = [_Core(self, costs, range(core, count, cores)) for core in range(cores)]
         self.core_of: list[_Core] | None = [shared[rank % cores] for rank in range(count)] if cores else None
 
     # ---- time
@@ -393,15 +220,24 @@ class _Replay:
 
     def _found(self, rank: int, now: float) -> None:
         """What a rank waits for can be taken; it finds that out by itself, if it has a core."""
-        if self.core_of is None or self.core_of[rank].has(rank):
-            self._taken(rank, now, now + self.costs.late_s(now - self.since[rank]))
-        else:
-            self.core_of[rank].ask(rank, now, self._back)
+        core = self.core_of[rank] if self.core_of is not None else None
+        if core is None or core.has(rank):
+            self._taken(rank, now, now + self.costs.late_s(now - self.since[rank]) + self._turns_s(rank))
+            return
+        # Ranks that wait side by side look in turns. One that comes to its turn behind another's work may have just looked, or not.
+        share = 1.0 if core.waits() else 0.5
+        core.ask(rank, now, lambda rank, later: self._back(rank, later, share))
 
-    def _back(self, rank: int, now: float) -> None:
+    def _back(self, rank: int, now: float, share: float) -> None:
         """A rank is on a core again, and finds what it waits for."""
         self.since[rank] = now
-        self._taken(rank, now, now)
+        self._taken(rank, now, now + share * self._turns_s(rank))
+
+    def _turns_s(self, rank: int) -> float:
+        """What it costs a rank that others on its core wait as well."""
+        if self.core_of is None:
+            return 0.0
+        return self.costs.turns_s * any([self.since[other] >= 0 for other in self.core_of[rank].ranks if other != rank])
 
     def _taken(self, rank: int, came: float, now: float) -> None:
         """Move what has come before, then take the message. What was moved while the rank waited costs no time now."""
@@ -432,7 +268,8 @@ class _Replay:
 class _Core:
     """A core that ranks share. Who has it keeps it while it works, up to a slice, and for a while when it waits."""
 
-    def __init__(self, replayed: _Replay, costs: Costs) -> None:
+    def __init__(self, replayed: _Replay, costs: Costs, ranks: Sequence[int]) -> None:
+        self.ranks = ranks
         self._replay = replayed
         self._spin_s = costs.spin_s
         self._slice_s = costs.slice_s
@@ -443,6 +280,10 @@ class _Core:
     def has(self, rank: int) -> bool:
         """Whether the rank is on the core."""
         return rank == self._holder
+
+    def waits(self) -> bool:
+        """Whether who is on the core waits."""
+        return self._waits_since >= 0
 
     def work(self, rank: int, now: float, seconds: float, then: Callable[[int, float], None]) -> None:
         """Let the rank work for so long, when it gets the core."""

@@ -1,7 +1,8 @@
 """Scale on paper: plans of steps replayed against measured costs: mpirun -n 2 python scripts/bench/scale.py
 
 1. Measures what this job's messages cost (`message_costs`) and what the instructions of programs take (`rehearsal`).
-2. Predicts the time of steps that it can also run, on the ranks of this job, and compares (`replay` does the prediction).
+2. Predicts the time of steps that it can also run, on the ranks of this job, and compares (`replay` does the prediction). Costs,
+   rehearsals and the step itself take turns, twice within half a second: in others the machine may be half as fast.
 3. Predicts steps on 64 to 10,000 ranks, one task a rank, each rank with a core of its own: once with messages that
    cost what they cost here, once with a network's latency and bandwidth (--latency-us, --gb-per-s; assumed, not measured).
 
@@ -13,18 +14,21 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import replace as changed
 from typing import Any
 
 import numpy as np
 from figures import Measured, Report, Target, arguments, timed
-from message_costs import SIZES, WAITS_S, MessageCosts
+from message_costs import MEETINGS, SAMPLES, SIZES, WAITS_S, MessageCosts
 from peers import Rest
-from rehearsal import Rehearsal, quiet
-from replay import PACKET, Costs, Replayed, programs_of, replay, tracks_of
+from rehearsal import Rehearsal, Together, quiet
+from replay import Replayed, programs_of, replay
 from scale_steps import CHECKS, ON_PAPER, Build, task_names
+from tracks import PACKET, WHOLE, Costs, tracks_of
 
 import mpirt as tf
 from mpirt.cluster.launchers import detect
@@ -37,8 +41,10 @@ from mpirt.transport import base
 
 RANKS, QUICK_RANKS = (64, 256, 1024, 10_000), (256,)
 STEPS = 4
-CALLS, ROUNDS_OF_CALLS = 50, 20
-HOLD_S = 0.05
+CALLS, ROUNDS_OF_CALLS = 20, 10
+# Of each check: costs, rehearsals and steps take turns, so that they see the same moments of the machine.
+SLICES, REHEARSED_S = 2, 0.03
+HOLD_S, LOOKS_S = 0.05, 4e-3
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
@@ -72,70 +78,124 @@ class Bench:
         self.report = report
         self._comm = comm
         self._seconds = seconds
+        self._empty: Callable[[], object] | None = None
+        self._begins: deque[list[float]] = deque(maxlen=SAMPLES)
 
-    def step_s(self, build: Build) -> float:
-        """Seconds of a step on rank 0."""
-        with tf.Graph().as_default(), tf.Session(fetch_on="owner") as session:
-            fetch = build(task_names(self._comm.Get_size()))
-            session.run(tf.global_variables_initializer())
-            call = session.make_callable(fetch)
-            with self.report.others:
-                first = timed(call, 5, warmup=2)
-                count = self._comm.bcast(max(10, min(2000, int(self._seconds / min(first)))))
-                return float(quiet(timed(call, count)))
+    def step(self, build: Build) -> Step:
+        """A step to be timed."""
+        return Step(build, self.report, self._comm, self._seconds)
+
+    def sample_begin(self) -> None:
+        """Time once more what rank 0's processor does in a step that does nothing, so that there is nothing to tell of its end either."""
+        if self._empty is None:
+            with tf.Graph().as_default():
+                session = tf.Session(fetch_on="owner")
+                with tf.device("/job:worker/task:0"):
+                    self._empty = session.make_callable(tf.no_op())
+        call, samples = self._empty, []
+        for _ in range(ROUNDS_OF_CALLS):
+            self._comm.Barrier()
+            call()
+            start = time.thread_time()  # where ranks share cores, of the wall's clock it has a part only
+            for _ in range(CALLS):
+                call()
+            samples.append((time.thread_time() - start) / CALLS)
+        self._begins.append(samples)
 
     def begin_s(self) -> float:
-        """Seconds of rank 0's processor that a step takes which does nothing, so that there is nothing to tell of its end either."""
-        with tf.Graph().as_default(), tf.Session(fetch_on="owner") as session:
-            with tf.device("/job:worker/task:0"):
-                call = session.make_callable(tf.no_op())
-            samples = []
-            for _ in range(ROUNDS_OF_CALLS):
+        """What the beginning and the end of a step cost, by the last samples."""
+        return float(quiet(np.concatenate(self._begins)))
+
+
+class Step:
+    """A step on the ranks of this job, to be timed again and again."""
+
+    def __init__(self, build: Build, report: Report, comm: Any, seconds: float) -> None:
+        self._others = report.others
+        with tf.Graph().as_default():
+            session = self._session = tf.Session(fetch_on="owner")
+            fetch = build(task_names(comm.Get_size()))
+            session.run(tf.global_variables_initializer())
+            self._call = session.make_callable(fetch)
+        with self._others:
+            first = timed(self._call, 5, warmup=2)
+        self._count = comm.bcast(max(5, min(2000, int(seconds / SLICES / min(first)))))
+        self.samples: list[float] = []
+
+    def sample(self) -> None:
+        """Time it for a while."""
+        with self._others:
+            self.samples += timed(self._call, self._count, warmup=2)
+
+    def close(self) -> None:
+        """Give its memory back."""
+        self._session.close()
+
+
+class SharedCores:
+    """What ranks do that share cores; nothing if each has its own."""
+
+    def __init__(self, cluster: tf.Cluster, comm: Any) -> None:
+        self._transport, self._rank, self._size, self._comm = cluster.transport, cluster.rank, cluster.size, comm
+        self._shared = cluster.size > len(CORES)
+        self._nothing, self._tag = np.zeros(1, np.uint8), cluster.reserve_tags(1)
+        self._turns: deque[float] = deque(maxlen=SAMPLES)
+        self._held_s = 0.0, 0.0
+        if self._shared:
+            self._measure_held()
+
+    def _measure_held(self) -> None:
+        """For how long a rank keeps its core while it waits, and while it computes."""
+        with self._waiting() as request:
+            spin_s = _hold_s(lambda: comes_soon(request.test, self._transport.crowded))
+        slice_s = _hold_s(lambda: None)
+        start = time.perf_counter()
+        comes_soon(lambda: False, False)
+        longest_s = time.perf_counter() - start + base._SPIN_S  # from then on the wait itself yields
+        spin_s, slice_s = np.mean(self._comm.allgather((min(spin_s, longest_s), slice_s)), axis=0).tolist()
+        self._held_s = spin_s, slice_s
+
+    def sample(self) -> None:
+        """Time once more how often a rank looks that waits, with others on its core that wait too, and with the core for itself."""
+        if not self._shared:
+            return
+        core, cores = self._rank // len(CORES), -(-self._size // len(CORES))
+        looks_s = []
+        with self._waiting() as request:
+            for turn in (None, *range(cores)):
                 self._comm.Barrier()
-                call()
-                start = time.thread_time()  # where ranks share cores, of the wall's clock it has a part only
-                for _ in range(CALLS):
-                    call()
-                samples.append((time.thread_time() - start) / CALLS)
-        return float(quiet(samples))
+                if turn in (None, core):
+                    count, end = 0, time.perf_counter() + LOOKS_S
+                    while time.perf_counter() < end:
+                        request.test()
+                        os.sched_yield()
+                        count += 1
+                    looks_s.append(LOOKS_S / count)
+                asleep = self._comm.Ibarrier()
+                while not asleep.Test():
+                    time.sleep(5e-4)
+        # What comes at any time is found half the time between two looks later.
+        self._turns.append(float(np.mean(self._comm.allgather(looks_s[0] - looks_s[1]))) / 2)
 
+    def costs(self) -> dict[str, Any]:
+        """By the fields of `Costs`."""
+        if not self._shared:
+            return {}
+        spin_s, slice_s = self._held_s
+        return {"cores": len(CORES), "spin_s": spin_s, "slice_s": slice_s, "turns_s": max(0.0, float(np.median(self._turns)))}
 
-def rehearse(rehearsal: Rehearsal, steps: Sequence[Planned], comm: Any, at_once: int) -> None:
-    """Measure what isn't known of ``steps``, ``at_once`` ranks at a time, each one a program: as they do in a step."""
-    size, rank = comm.Get_size(), comm.Get_rank()
-    for step in steps:
-        programs = rehearsal.missing(step.programs)
-        for first in range(0, len(programs), at_once):
-            mine = programs[first + rank] if rank < at_once and first + rank < len(programs) else None
-            if mine is not None:
-                rehearsal.learn(step.graph, mine)
-            done = comm.allgather(rehearsal(mine) if mine is not None else None)
-            for program, seconds in zip(programs[first : first + size], done, strict=False):
-                if seconds is not None:
-                    rehearsal.add(program, seconds)
-
-
-def shared_cores(costs: Costs, cluster: tf.Cluster, comm: Any) -> Costs:
-    """The costs, with what is known of cores that ranks share."""
-    cores = len(CORES)
-    if cluster.size <= cores:
-        return costs
-    transport, neighbour = cluster.transport, (cluster.rank + 1) % cluster.size
-    nothing, tag = np.zeros(1, np.uint8), cluster.reserve_tags(1)
-    request = transport.irecv(nothing, neighbour, tag)
-    comm.Barrier()
-    spin_s = _hold_s(lambda: comes_soon(request.test, transport.crowded))
-    comm.Barrier()
-    sent = transport.isend(nothing, (cluster.rank - 1) % cluster.size, tag)
-    while not (request.test() and sent.test()):
-        pass
-    comm.Barrier()
-    slice_s = _hold_s(lambda: None)
-    start = time.perf_counter()
-    comes_soon(lambda: False, False)
-    longest_s = time.perf_counter() - start + base._SPIN_S  # from then on the wait itself yields
-    spin_s, slice_s = np.mean(comm.allgather((min(spin_s, longest_s), slice_s)), axis=0).tolist()
-    return changed(costs, cores=cores, spin_s=spin_s, slice_s=slice_s)
+    @contextmanager
+    def _waiting(self) -> Iterator[Any]:
+        """A request that doesn't come; all ranks have one."""
+        transport, size, rank = self._transport, self._size, self._rank
+        request = transport.irecv(self._nothing, (rank + 1) % size, self._tag)
+        self._comm.Barrier()
+        yield request
+        self._comm.Barrier()
+        sent = transport.isend(self._nothing, (rank - 1) % size, self._tag)
+        while not (request.test() and sent.test()):
+            pass
+        self._comm.Barrier()
 
 
 def _hold_s(act: Callable[[], object]) -> float:
@@ -153,10 +213,10 @@ def _switches() -> int:
 
 
 def main() -> None:
-    parser = arguments(__doc__, rounds=5, quick_rounds=1)
+    parser = arguments(__doc__, rounds=4, quick_rounds=1)
     parser.add_argument("--ranks", type=int, nargs="*", help="numbers of ranks on paper")
     parser.add_argument("--checks", nargs="*", default=list(CHECKS), help=f"of {', '.join(map(repr, CHECKS))}")
-    parser.add_argument("--seconds", type=float, help="of each measured step (default 0.3, with --quick 0.05)")
+    parser.add_argument("--seconds", type=float, help="of each measured step (default 0.2, with --quick 0.1)")
     parser.add_argument("--latency-us", type=float, default=1.5, help="of the assumed network (default 1.5)")
     parser.add_argument("--gb-per-s", type=float, default=12.0, help="of the assumed network (default 12)")
     args = parser.parse_args()
@@ -181,7 +241,7 @@ def main() -> None:
     report = Report("scale", MPI.COMM_WORLD.allgather(os.getpid()))
     report.leave_out("ranks on paper", RANKS if ranks == 2 else (), sizes)
     rest = Rest(MPI.COMM_WORLD)
-    bench = Bench(report, MPI.COMM_WORLD.Dup(), args.seconds or (0.05 if args.quick else 0.3))
+    bench = Bench(report, MPI.COMM_WORLD.Dup(), args.seconds or (0.1 if args.quick else 0.2))
     costs = check(args, report, bench, checked, cluster)
     if cluster.rank == 0:
         predict(args, report, costs, on_paper)
@@ -196,19 +256,37 @@ def check(args: Any, report: Report, bench: Bench, checked: dict[str, Planned], 
     from mpi4py import MPI
 
     comm = MPI.COMM_WORLD.Dup()
-    messages = MessageCosts(cluster, comm.Dup())
+    messages, shared = MessageCosts(cluster, comm.Dup()), SharedCores(cluster, comm)
     measured = {name: Measured() for name in checked}
     predicted = {name: Measured() for name in checked}
     at_once = min(cluster.size, len(CORES))
-    tables = []
+    tables: list[Costs] = []
+
+    def sample() -> None:
+        messages.sample()
+        bench.sample_begin()
+        shared.sample()
+
+    def costs_now() -> Costs:
+        tables.append(changed(messages.costs(), begin_s=bench.begin_s(), **shared.costs()))
+        return tables[-1]
+
     for _ in range(args.rounds):
-        costs = messages.measure()
-        costs = shared_cores(changed(costs, begin_s=max(1e-7, bench.begin_s())), cluster, comm)
-        tables.append(costs)
+        if not checked:
+            sample()
+            costs_now()
         for name, step in checked.items():
             rehearsal = Rehearsal(cluster.size)
-            rehearse(rehearsal, [step], comm, at_once)
-            measured[name].add([bench.step_s(CHECKS[name])])
+            together = Together(rehearsal, step.graph, step.programs, comm, at_once)
+            real = bench.step(CHECKS[name])
+            for _ in range(SLICES):
+                sample()
+                together.sample(REHEARSED_S)
+                real.sample()
+            real.close()
+            together.learn()
+            costs = costs_now()
+            measured[name].add([float(quiet(real.samples))])
             predicted[name].add([step.replayed(rehearsal, costs, True).step_s])
     if cluster.rank == 0:
         tell(report, tables)
@@ -226,12 +304,17 @@ def check(args: Any, report: Report, bench: Bench, checked: dict[str, Planned], 
 
 def tell(report: Report, tables: Sequence[Costs]) -> None:
     """Rows of the costs that were measured."""
-    parts = ("post", "send", "flight", "take", "copy")
+    parts = ("post", "send", "flight", "take", "copy", "read", "write")
     for way, sizes in SIZES.items():
         for nbytes in sizes:
             values = {part: Measured([[getattr(table, f"{part}_s")(way, nbytes)] for table in tables]) for part in parts}
             report.row(f"{way}, {nbytes:,} B", "a message", "us", values)
-    for what in ("begin", "put", "get", *(("spin", "slice") if tables[0].cores else ())):
+    for way, sizes in MEETINGS.items():
+        for nbytes in sizes:
+            values = {"meet": Measured([[table.meet_s(2, nbytes, way == WHOLE)] for table in tables])}
+            values |= {part: Measured([[getattr(table, f"{part}_s")(way, nbytes)] for table in tables]) for part in ("read", "write")}
+            report.row(f"{way}, {nbytes:,} B", "a reduction of two ranks on a board", "us", values)
+    for what in ("begin", "put", "get", *(("spin", "slice", "turns") if tables[0].cores else ())):
         report.row(what, "other costs", "us", {"seconds": Measured([[getattr(table, f"{what}_s")] for table in tables])})
     for waited_s in WAITS_S:
         report.row(

@@ -25,8 +25,10 @@ from tests.unit.planning import TASKS, Step, link_all, rank_tables, steps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "bench"))
 try:
-    from rehearsal import Rehearsal, kind_of
-    from replay import FLAG, MESSAGE, PACKET, PRODUCED, WINDOW, Costs, Piece, Track, programs_of, replay, tracks_of
+    from message_costs import curves, hops_in, longer, meeting_s, met_in
+    from rehearsal import Rehearsal, Together, kind_of
+    from replay import programs_of, replay
+    from tracks import FLAG, IN_PARTS, MESSAGE, PACKET, PRODUCED, STAYS, WHOLE, WINDOW, Costs, Piece, Track, tracks_of
 finally:
     sys.path.pop(0)
 
@@ -328,6 +330,85 @@ def test_large_tensors_travel_through_windows_where_ranks_share_memory() -> None
         assert ways == {1 << 17: large, 1 << 13: {MESSAGE}, 1 << 7: {PACKET}}
 
 
+LARGE = 1 << 15  # floats, which travel through windows
+
+
+def test_a_variable_that_no_operation_changes_stays_in_its_window() -> None:
+    def build() -> Any:
+        with on(0):
+            still, changed = (tf.Variable(tf.fill([LARGE + size], 1.0)) for size in (0, 4))
+            after = tf.assign_add(changed, tf.fill([LARGE + 4], 1.0))
+        with on(1):
+            return tf.group([tf.exp(still).op, tf.exp(changed).op, after.op])
+
+    ways = {p.nbytes // 4 - LARGE: p.way for p in tracks(linked(build, 2))[0].pieces if p.what == "send" and p.nbytes > LARGE}
+    assert ways == {0: STAYS, 4: WINDOW}
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_kernel_pays_for_what_another_core_holds_if_both_sides_touch_it(reads: bool) -> None:
+    write, read = 11.0, 13.0
+
+    def build() -> Any:
+        with on(0):
+            out = made(LARGE)
+        with on(1):
+            return (tf.exp(out) if reads else tf.reshape(out, [2, LARGE // 2])).op
+
+    def of_produced(seconds: float) -> Callable[[str, int], float]:
+        return lambda way, nbytes: seconds if way == PRODUCED else 0.0
+
+    table = costs(read_s=of_produced(read), write_s=of_produced(write))
+    programs = linked(build, 2)
+    assert [sum(isinstance(i, Run) for i in program.instructions) for program in programs] == [2, 1]  # zeros are filled, then exp
+    there = BEGIN + POST + 2 * RUN + write * reads + FLIGHT + BYTE * 4 * LARGE + TAKE
+    back = read * reads + RUN + FLIGHT + BYTE + TAKE  # the word that it has ended
+    assert replay(tracks(programs, table=table), table, 1).step_s == pytest.approx(there + back)
+
+
+def test_what_is_read_twice_is_fetched_from_the_other_core_once() -> None:
+    seen: list[tuple[str, int]] = []
+
+    def build() -> Any:
+        with on(0):
+            out = made(LARGE)
+        with on(1):
+            return tf.group([tf.exp(out).op, tf.exp(tf.add(out, 1.0)).op])
+
+    def read_s(way: str, nbytes: int) -> float:
+        seen.append((way, nbytes))
+        return 0.0
+
+    tracks(linked(build, 2), table=costs(read_s=read_s))
+    assert seen == [(PRODUCED, 4 * LARGE)]
+
+
+def test_of_a_reduction_in_parts_each_kernel_fetches_what_it_reads() -> None:
+    sizes = (LARGE, LARGE // 4)
+    seen: list[tuple[str, int]] = []
+
+    def build() -> Any:
+        ends = []
+        values: list[list[Any]] = [[], []]
+        for task in range(2):
+            with on(task):
+                for size, each in zip(sizes, values, strict=True):
+                    each.append(made(size))
+        for each in values:
+            for task, mean in enumerate(tf.collective.all_reduce(each, "mean")):
+                with on(task):
+                    ends.append(tf.exp(mean).op)
+        with on(0):
+            return tf.group(ends)
+
+    def read_s(way: str, nbytes: int) -> float:
+        seen.append((way, nbytes))
+        return 0.0
+
+    tracks(programs_of(planned(build, 2)[1], lambda task: task.index, 2, (0, 0)), table=costs(read_s=read_s))
+    assert sorted(seen) == sorted([(IN_PARTS, 4 * size) for size in sizes] * 2)
+
+
 def test_ranks_that_reduce_on_a_board_wait_for_each_other_and_send_no_message() -> None:
     ranks, floats, flag, meet = 3, 500, 7.0, 900.0
 
@@ -392,6 +473,72 @@ def test_a_rank_that_waits_keeps_its_core_for_a_while(spin_s: float) -> None:
     ]
     own = BEGIN + spin_s + BEGIN + 500  # when rank 2 sends
     assert replay(found, costs(cores=2, spin_s=spin_s), 1).step_s == pytest.approx(own + FLIGHT + TAKE + 100 + FLIGHT + TAKE)
+
+
+def test_ranks_that_wait_on_one_core_look_by_turns() -> None:
+    turns = 8.0
+    # Ranks 0 and 2 share a core and wait for rank 1: rank 0 finds its message while rank 2 waits, rank 2 has its own while rank 0
+    # computes, and gets the core when that waits again. Then it computes itself, and nobody waits beside rank 0.
+    found = [
+        Track((piece(1, 0, "take", 0), Piece("work", 9000.0), piece(1, 0, "take", 1)), ()),
+        Track(
+            (
+                Piece("work", 5000.0),
+                piece(1, 0, "send", 0),
+                Piece("work", 100.0),
+                piece(1, 2, "send"),
+                Piece("work", 30_000.0),
+                piece(1, 0, "send", 1),
+            ),
+            (),
+        ),
+        Track((piece(1, 2, "take"), Piece("work", 50_000.0)), ()),
+    ]
+    waits_again = BEGIN + 5000 + FLIGHT + turns + TAKE + 9000
+    one = replay(found, costs(cores=2, turns_s=turns), 1)
+    assert one.step_s == pytest.approx(waits_again + turns / 2 + TAKE + 50_000 + TAKE)
+    assert replay(found, costs(turns_s=turns), 1).step_s == pytest.approx(BEGIN + 5000 + SEND + 100 + FLIGHT + TAKE + 50_000)
+
+
+# ---------------------------------------------------------------------------------------------------------- measured costs
+
+
+def test_costs_between_sizes_lie_on_a_line_and_beyond_the_largest_the_last_slope_goes_on() -> None:
+    cost = curves({PACKET: {10: 1.0, 20: 3.0, 40: 4.0}, MESSAGE: {10: 5.0}, WINDOW: {10: 7.0, 20: 6.0}})
+    assert [cost(PACKET, nbytes) for nbytes in (1, 15, 30, 80)] == pytest.approx([1.0, 2.0, 3.5, 6.0])
+    assert [cost(MESSAGE, nbytes) for nbytes in (1, 99)] == [5.0, 5.0]
+    assert cost(WINDOW, 99) == pytest.approx(6.0)  # nothing gets cheaper
+    assert cost(FLAG, 10) == 0.0
+
+
+def test_a_hop_lasts_from_the_beginning_of_its_send_until_it_was_taken() -> None:
+    # Two steps of three hops: 0 to 1, back, and there again.
+    first = {"begin": np.array([[10.0, 50.0], [110.0, 150.0]]), "end": np.array([[44.0], [145.0]])}
+    second = {"begin": np.array([[30.0], [130.0]]), "end": np.array([[13.0, 56.0], [112.0, 155.0]])}
+    np.testing.assert_array_equal(hops_in((first, second)), [[3.0, 6.0, 14.0], [2.0, 5.0, 15.0]])
+
+
+def test_a_meeting_lasts_from_when_both_have_come_until_both_have_the_result() -> None:
+    first = {"come": np.array([[10.0], [100.0]]), "met": np.array([[25.0], [131.0]])}
+    second = {"come": np.array([[20.0], [90.0]]), "met": np.array([[27.0], [130.0]])}
+    np.testing.assert_array_equal(met_in((first, second)), [[7.0], [31.0]])
+
+
+def test_how_much_longer_kernels_take_is_never_less_than_nothing() -> None:
+    def side(beside: float, alone: float) -> list[dict[str, Any]]:
+        return [{"last": np.full((5, 2), beside), "last alone": np.full((5, 2), alone)}]
+
+    assert longer([side(5.0, 3.0), side(4.0, 3.5)], "last") == pytest.approx(2 * 2.0 + 2 * 0.5)
+    assert longer([side(3.0, 5.0)], "last") == 0.0
+
+
+def test_each_further_rank_adds_what_it_brings_if_all_read_all() -> None:
+    def pair_s(way: str, nbytes: int) -> float:
+        return 10.0 + nbytes / 1024 if way == WHOLE else 100.0
+
+    assert meeting_s(pair_s, 2, 8192, True) == pytest.approx(18.0)
+    assert meeting_s(pair_s, 4, 8192, True) == pytest.approx(18.0 + 2 * 7.0)
+    assert meeting_s(pair_s, 4, 8192, False) == 100.0
 
 
 # --------------------------------------------------------------------------------------------------------------- errors
@@ -474,3 +621,37 @@ def test_ranks_that_do_the_same_are_rehearsed_once() -> None:
     assert rehearsal(programs[2]) is rehearsal(programs[4])
     larger = programs_of(planned(partial(ring, 5, 8), 5)[1], lambda task: task.index, 5)
     assert kind_of(larger[2]) != kind_of(programs[2])
+
+
+class OneRank:
+    """A communicator of this process alone."""
+
+    def Get_rank(self) -> int:  # noqa: N802
+        return 0
+
+    def Get_size(self) -> int:  # noqa: N802
+        return 1
+
+    def Barrier(self) -> None: ...  # noqa: N802
+
+    def allgather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+def test_what_was_rehearsed_together_all_know() -> None:
+    graph, plan = planned(partial(ring, 3, 64), 3)
+    programs = programs_of(plan, lambda task: task.index, 3)
+    rehearsal = Rehearsal(3)
+    together = Together(rehearsal, graph, programs, OneRank(), 1)
+    for _ in range(2):
+        together.sample(0.0)
+    assert len(rehearsal.missing(programs)) == 2
+    together.learn()
+    assert rehearsal.missing(programs) == []
+    for program in programs:
+        took = [
+            seconds
+            for instruction, seconds in zip(program.instructions, rehearsal(program), strict=True)
+            if isinstance(instruction, Run) and instruction.op.type == "MatMul"
+        ]
+        assert all(seconds > 0 for seconds in took)
