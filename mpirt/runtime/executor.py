@@ -268,12 +268,11 @@ class Executor:
         outgoing = packets.sending_end(transfers)
         self._outgoing.append((position, outgoing))
         part = sends[0].part
-        for send in sends:
-            if send.source in self._told:
-                self._placed.setdefault(send.source, outgoing.place(send.transfer))
+        made_there = [s for s in sends if s.source in self._told and s.transfer.nbytes]
+        for send in made_there:
+            self._placed.setdefault(send.source, outgoing.place(send.transfer))
         if part is None:
-            made_there = any(s.source in self._told for s in sends)
-            self._join(position, len(sends), outgoing.sender([s.source for s in sends], made_there), ALL, NO_SLOT)
+            self._join(position, len(sends), outgoing.sender([s.source for s in sends], bool(made_there)), ALL, NO_SLOT)
         else:  # of a collective: these travel alone
             start = outgoing.sender([0])
             call = partial(send_part, lambda array: start([array]), part)
@@ -415,9 +414,8 @@ class Executor:
         return False
 
     def stop(self) -> None:
-        """End a step that is blocked, dead. What it waits for has been taken back or is a message."""
-        assert self._lane is not None, "no step has been started"
-        position = self._lane.position(self._index)
+        """End a step that is blocked or couldn't be started, dead. What it waits for has been taken back or is a message."""
+        position = 0 if self._lane is None else self._lane.position(self._index)
         self._ended()
         self._end_dead(position)
 

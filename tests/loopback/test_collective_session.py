@@ -56,6 +56,24 @@ def test_every_rank_gets_every_fetched_value_however_many_ranks_there_are(size: 
             assert type(found["rest"][1][0]) is np.float32 and found["rest"][1][0] == 30.0
 
 
+def test_results_without_elements_travel_beside_others_whatever_makes_them() -> None:
+    """They have no place in a message in which a kernel could make them."""
+
+    def script(rank: int, cluster: Cluster) -> Any:
+        x = tf.placeholder(tf.float32, [0, 3])
+        with worker(0):
+            sums = [tf.reduce_sum(x, 1), tf.reduce_sum(x, 0), tf.nn.relu(x), tf.matmul(x, tf.ones([3, 2])), tf.square(x)]
+        with worker(1):
+            copies = [tf.negative(each) for each in sums]
+        with tf.Session(cluster=cluster) as session:
+            return [session.run(copies, {x: np.empty((0, 3))}) for _ in range(3)]
+
+    for steps in values(2, script, {"worker": 2}):
+        for found in steps:
+            assert [each.tolist() for each in found] == [[], [0, 0, 0], [], [], []]
+            assert [each.shape for each in found] == [(0,), (3,), (0, 3), (0, 2), (0, 3)]
+
+
 def test_with_fetch_on_owner_a_value_arrives_only_where_it_lives() -> None:
     def script(rank: int, cluster: Cluster) -> Any:
         with worker(0):
