@@ -105,7 +105,8 @@ class Counters:
     """Traffic of one rank since its start; a message counts once however many chunks it travels in.
 
     Sent: when handed to the transport. Received: when the receiver learns of it. A tensor in a window (`window`) counts with its
-    bytes as one there, and the message that tells of it as any other.
+    bytes as one there, and the message that tells of it as any other. So do, at the beginning of a step, what is read on boards
+    and the packets that go through boxes, of which no message tells.
     """
 
     messages_sent: int = 0
