@@ -29,8 +29,10 @@ _LOOKS, _ONE_LOOK = range(300), range(1)  # about 20 us, as in ``meetings``
 _NOTHING: Final = np.empty(0, np.uint8)
 _BYTE = np.dtype(np.uint8)
 
-# What all ends look at in a step: the parity of its number, the value of its flags, its note, and that of the step before.
-_PARITY, _TURN, _NOTE, _LAST = range(4)
+# What all ends look at in a step: the parity of its number, the value of its flags, its note, that of the step before, and whether
+# all packets of that one which have content are known to have been taken.
+_PARITY, _TURN, _NOTE, _LAST, _LEFT = range(5)
+_STEPS: Final = [(step & 1, turn_of(step), note_of(step), note_of(step - 1)) for step in range(4, 8)]  # four take turns
 
 
 class AllBoxes:
@@ -49,7 +51,7 @@ class AllBoxes:
         self._transport = transport
         self._wait = wait
         self._step = 0
-        self._now = [0, 0, 0, 0]
+        self._now = [0, 0, 0, 0, 0]
         self._ends: list[IncomingBox] = []
         sent: dict[int, dict[int, Sequence[Transfer]]] = {}
         received: dict[int, dict[int, Sequence[Transfer]]] = {}
@@ -63,7 +65,6 @@ class AllBoxes:
         self._unsettled: list[_To | _From] = [*self._to.values(), *self._from.values()]
         self._notes = [to for to in self._to.values() if to.boxes is not None and to.num_told]
         self._counts = *_traffic(sent), *_traffic(received)
-        self.all_left = True
 
     def sending_end(self, transfers: Sequence[Transfer]) -> OutgoingBox | None:
         """This rank's end of a packet that it sends; None if there is no memory for boxes, so that it is a message."""
@@ -88,23 +89,27 @@ class AllBoxes:
         self._ends.append(end)
         return end
 
+    def all_left(self) -> bool:
+        """Whether all packets of the step before are known to have been taken, so that they may be written anew."""
+        return bool(self._now[_LEFT])
+
     def post(self) -> None:
         """Begin a step."""
         step = self._step = self._step + 1
-        last = note_of(step - 1)
-        self._now[:] = step & 1, turn_of(step), note_of(step), last
+        now = self._now
+        now[0], now[1], now[2], now[3] = _STEPS[step & 3]
+        now[4] = 1
+        for to in self._notes:
+            if to.notes.tobytes() != to.told[now[3]]:
+                now[4] = 0
         if self._unsettled:
             self._unsettled = [each for each in self._unsettled if not each.settled()]
-        self.all_left = True
-        for to in self._notes:
-            if to.notes.tobytes() != to.told[last]:
-                self.all_left = False
         counters = self._transport.counters
         sent, sent_nbytes, received, received_nbytes = self._counts
-        counters.windows_sent += sent
-        counters.window_bytes_sent += sent_nbytes
-        counters.windows_received += received
-        counters.window_bytes_received += received_nbytes
+        counters.boxes_sent += sent
+        counters.box_bytes_sent += sent_nbytes
+        counters.boxes_received += received
+        counters.box_bytes_received += received_nbytes
 
     def drained(self) -> bool:
         """Whether all packets of the last step have come; those that nobody took are taken."""
@@ -248,9 +253,10 @@ class OutgoingBox:
         ]
         places = [(slot, place) for slot, _, place, _, _ in stores]
         note, flags, now, memory, finish_last = self._number, self._flags, self._now, self._bytes, self._finish_last
+        always = not stores  # to look at the note: where the receiver writes costs a look as much as the rest
 
         def send(values: Sequence[Any]) -> None:
-            if memory[note] != now[3]:
+            if (always or not now[4]) and memory[note] != now[3]:
                 finish_last()
             for slot, transfer, place, dtype, shape in stores:
                 value = values[slot]
@@ -387,18 +393,23 @@ class IncomingBox:
         DeadTensor
             If it is dead.
         """
-        if not self._ready() and not comes_soon(self._ready, self._transport.crowded):
+        if not self.ready() and not comes_soon(self.ready, self._transport.crowded):
             assert self._wait is not None, f"{self._first}: nothing here can wait"
-            self._wait(self._ready, self.describe)
+            self._wait(self.ready, self.describe)
         boxes = self._source.boxes
         assert boxes is not None
         if boxes.bytes[boxes.flags[self._number] + self._now[_PARITY]] & DEAD:
             boxes.bytes[self._number] = self._now[_NOTE]
             raise DeadTensor
 
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
+        """Whether it is here, dead or alive."""
+        if not self._source.known():
+            return False
         boxes, now = self._source.boxes, self._now
-        return boxes is not None and boxes.bytes[boxes.flags[self._number] + now[_PARITY]] & TURN == now[_TURN]
+        if boxes is None:
+            return self._message is not None and bool(self._message.ready())
+        return boxes.bytes[boxes.flags[self._number] + now[_PARITY]] & TURN == now[_TURN]
 
     def drained(self) -> bool:
         """Whether the packet of the last step has come; if nobody took it, it is taken."""
@@ -410,7 +421,7 @@ class IncomingBox:
                 self._fall_back()
             return True  # `Packets` looks at its message
         if boxes.bytes[self._number] != self._now[_NOTE]:
-            if not self._ready():
+            if not self.ready():
                 return False
             boxes.bytes[self._number] = self._now[_NOTE]
         return True

@@ -78,7 +78,7 @@ class Packets:
 
     def all_left(self) -> bool:
         """Whether all packets of the step before are known to have left, so that they may be written anew."""
-        return (self._left[0] or not self._sends) and (self._boxes is None or self._boxes.all_left)
+        return (self._left[0] or not self._sends) and (self._boxes is None or self._boxes.all_left())
 
     def post(self) -> None:
         """Post the receives of a step."""

@@ -124,9 +124,9 @@ def test_every_step_s_packets_arrive_as_they_were_sent_and_no_message_tells_of_t
         assert all(value.base is None and value.flags.writeable and value.flags.aligned for value in found.values())
     counters = pair.world.transport(0).counters
     assert counters.messages_sent == 1, "the first step's, which says where the boxes are"
-    assert (counters.windows_sent, counters.window_bytes_sent) == (9 * 3, 9 * NBYTES)
+    assert (counters.boxes_sent, counters.box_bytes_sent) == (9 * 3, 9 * NBYTES)
     counters = pair.world.transport(1).counters
-    assert (counters.windows_received, counters.window_bytes_received) == (9 * 3, 9 * NBYTES)
+    assert (counters.boxes_received, counters.box_bytes_received) == (9 * 3, 9 * NBYTES)
     assert not pair.world._channels
 
 
