@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not visible_gpus():
         raise pytest.UsageError("--gpu: cupy is not installed here or sees no GPU (see 'On a GPU' in README.md).")
     reference.DEVICE = "GPU:0"
-    settings.load_profile("gpu")
+    settings.load_profile("ci")
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -82,6 +82,7 @@ class Segment:
     inputs : what is taken from outside; into a buffer if it has a home, else as it is
     outputs : results that others may keep: copies of their buffers, or new arrays if they have no home
     homes : buffers by slot; within a chain an array of one block
+    told : what it reads where kernels were told to write it, which they needn't have done
     """
 
     first: int
@@ -90,6 +91,7 @@ class Segment:
     inputs: tuple[Input, ...]
     outputs: tuple[tuple[int, Form], ...]
     homes: dict[int, Home]
+    told: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -242,6 +244,7 @@ class _Assigner:
         self.roots: dict[int, int] = {}  # of slots with views: the slot that they are views of
         self.held: set[int] = set()  # slots that somebody may keep
         self.packed: set[int] = set()  # slots that are sent in packets
+        self.told: set[int] = set()  # slots with a home that kernels are told to write to
         self.staying: set[int] = set()  # slots that live on when the step has ended
         self.ends: dict[int, int] = {}  # position of the last use of a slot and all views of it; those that stay have none
         self.free: dict[int, list[int]] = {}  # buffers by size
@@ -345,6 +348,7 @@ class _Assigner:
     def _tell(self, told: _Told) -> None:
         self.buffers.into[told.first] = told.slot
         if told.slot not in self.packed:
+            self.told.add(told.slot)
             self.homes = self.buffers.kept
             self._take(told.slot, told.form)
             heapq.heappush(self.busy, (self.ends[told.slot], self.homes[told.slot][0]))
@@ -353,6 +357,7 @@ class _Assigner:
 
     def _segment(self, draft: _Draft) -> None:
         calls, inputs = self._inputs(draft)
+        told = tuple(dict.fromkeys([slot for _, _, slots, _ in calls for slot in slots if slot in self.told]))
         own = [output for _, _, _, output in calls]
         outputs = [slot for slot in own if slot in self.held]
         last = calls[-1][0]
@@ -380,7 +385,7 @@ class _Assigner:
                     heapq.heappush(self.busy, (self.ends[slot], homes[slot][0]))
                     self.buffers.kept[slot] = homes[slot]
         given = tuple([(slot, self.forms[slot]) for slot in outputs])
-        self.buffers.segments.append(Segment(draft.first, last, parts, tuple(inputs), given, homes))
+        self.buffers.segments.append(Segment(draft.first, last, parts, tuple(inputs), given, homes, told))
 
     def _inputs(self, draft: _Draft) -> tuple[list[Call], list[Input]]:
         """The calls and what they take from outside; a variable is read once."""

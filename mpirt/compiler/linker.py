@@ -17,11 +17,13 @@ from functools import lru_cache
 from itertools import chain, repeat
 
 from mpirt.cluster.task import Task
+from mpirt.compiler.ends import End, find_tails, meeting_at_the_end
 from mpirt.compiler.exchange import Exchange, Fold, Make, Message, MessageKey, Part, View, exchanges
 from mpirt.compiler.packets import PACKET_NBYTES, find_packets
 from mpirt.compiler.partition import Node, Plan, message_nbytes
 from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import (
+    END,
     FETCH,
     HOST,
     NO_SLOT,
@@ -61,9 +63,8 @@ def link(
     plan : a verified plan
     rank_of : the rank that hosts a task
     rank, num_ranks : this rank, and how many there are
-    deliver : "all" - every fetched value reaches every rank; "owner" - only its end does. Either way a failure anywhere
-        reaches every rank, because every operation of a plan is an ancestor of a fetch. A rank: the values reach that rank
-        only, and nothing tells of the end of a step: its master knows.
+    deliver : "all" - every fetched value reaches every rank; "owner" - none does. Either way a failure anywhere reaches every
+        rank (see ``ends``). A rank: the values reach that rank only, and nothing tells of the end of a step: its master knows.
     memory : ``Transport.memory``: where ranks share it, they reduce on boards and packets go through boxes. None: messages everywhere
     """
     return _Linker(plan, rank_of, rank, num_ranks, deliver, memory).link()
@@ -96,39 +97,54 @@ class _Linker:
         self.exchanges: dict[Operation, Exchange] = {}  # by the last of their collectives
         self.shared: set[Operation] = set()  # all collectives that ranks compute together
         self.messages: dict[tuple[Operation, MessageKey], int] = {}  # transfer of each message of an exchange
+        self.last_meeting: Exchange | None = None  # that tells all ranks of the step's end
+        self.end = End()
+        self.of_end: dict[tuple[int, int], int] = {}  # transfer of each token of the step's end, by source and destination
         self._number_transfers(num_ranks)
 
     def _number_transfers(self, num_ranks: int) -> None:
         """All transfers of all ranks, in the order of edges and fetches; the same list on every rank."""
         found: dict[tuple[Tensor | Operation, Operation, int], int] = {}
         starts: dict[Operation, dict[int, None]] = {}  # where they may wait for each other: what is fed is there at once
+        together = isinstance(self.deliver, str) and num_ranks > 1
+        tails = find_tails(self.plan, self.rank_of, self.deliver == "all") if together else None
+        needless = frozenset[int]() if tails is None else tails.needless
         for edge in self.plan.edges:
             src, dst = self.rank_of(edge.src), self.rank_of(edge.dst)
-            if src != dst:
+            if src != dst and edge.index not in needless:
                 index = self._transfer(found, edge.source, edge.after, src, dst, edge.src, str(edge.dst))
                 self.by_edge[edge.index] = index
                 if edge.source not in self.fed:
                     starts.setdefault(edge.after, {})[index] = None
         self.program.packets = find_packets(self.plan, self.rank_of, self.program.transfers, self.by_edge, starts)
         self.packed = {t.index: packet for packet in self.program.packets for t in packet}
-        for position, fetch in enumerate(self.plan.fetches):
-            task = self.plan.device_of(fetch).task
-            src = self.rank_of(task)
-            after = fetch.op if isinstance(fetch, Tensor) else fetch
-            source = after if self.deliver == "owner" else fetch
-            if isinstance(self.deliver, str):
-                receivers: Sequence[int] = range(num_ranks)
-            else:
-                receivers = [self.deliver] if isinstance(fetch, Tensor) else []
-            for dst in receivers:
-                if dst != src:
-                    index = self._transfer(found, source, after, src, dst, task, FETCH)
-                    if dst == self.rank:
-                        self.of_fetch[position] = index
+        receivers: Sequence[int] = range(num_ranks) if self.deliver == "all" else () if isinstance(self.deliver, str) else [self.deliver]
+        for position, fetch in enumerate(self.plan.fetches if receivers else ()):
+            if isinstance(fetch, Tensor):
+                task = self.plan.device_of(fetch).task
+                src = self.rank_of(task)
+                for dst in receivers:
+                    if dst != src:
+                        index = self._transfer(found, fetch, fetch.op, src, dst, task, FETCH)
+                        if dst == self.rank:
+                            self.of_fetch[position] = index
         self._number_messages()
+        if tails is not None:
+            self.last_meeting = meeting_at_the_end(self.plan, tails, self.exchanges, self.shared, num_ranks)
+            if self.last_meeting is None:
+                self._number_end(End(tails, num_ranks))
+
+    def _number_end(self, end: End) -> None:
+        """The tokens that tell of the step's end, behind all other transfers."""
+        self.end = end
+        for token in end.tokens():
+            self.of_end[token.src, token.dst] = index = len(self.sources)
+            self.sources.append(token.op)
+            task = self.plan.device_of(token.op).task
+            self.program.transfers.append(_transfer(index, token.op, token.src, token.dst, task, END, self._share(token.src, token.dst)))
 
     def _number_messages(self) -> None:
-        """The messages of collectives, behind all other transfers."""
+        """The messages of collectives, behind those of edges and fetches."""
         if not self.plan.collectives:
             return
         order = [None if node.fed is not None else self.plan.collectives.get(node.op) for node in self.plan.nodes]
@@ -186,7 +202,11 @@ class _Linker:
             else:
                 self._run(node.op, node.device, space)
         if self.deliver in ("all", "owner", self.rank):
-            program.fetches = [self._fetch(position, fetch) for position, fetch in enumerate(self.plan.fetches)]
+            own = [self._own_fetch(position, fetch) for position, fetch in enumerate(self.plan.fetches)]
+            for src, dst in self.end.of(self.rank):  # what can fail on this rank is behind it, but for taking what others send
+                transfer = program.transfers[self.of_end[src, dst]]
+                self._emit(Send(transfer, NO_SLOT) if src == self.rank else Recv(transfer, NO_SLOT))
+            program.fetches = [self._fetch(position, slot) for position, slot in enumerate(own)]
         program.frees = frees_after_last_use(program)
         return program
 
@@ -340,11 +360,18 @@ class _Linker:
             self.snapshots[key] = self._read(after, tensor, HOST)
         return self.snapshots[key]
 
-    def _fetch(self, position: int, fetch: Tensor | Operation) -> int:
+    def _own_fetch(self, position: int, fetch: Tensor | Operation) -> int:
+        """Slot with a fetched value that is on this rank."""
+        if position in self.of_fetch or isinstance(fetch, Operation) or self.rank_of(self.plan.device_of(fetch).task) != self.rank:
+            return NO_SLOT
+        return self._value_slot(fetch, fetch.op)
+
+    def _fetch(self, position: int, slot: int) -> int:
+        """Slot with a fetched value; ``slot``, if it doesn't come from another rank."""
         if position in self.of_fetch:
             self._receive(self.of_fetch[position])
             return self.landed[self.of_fetch[position]]
-        return NO_SLOT if isinstance(fetch, Operation) else self._value_slot(fetch, fetch.op)
+        return slot
 
 
 class _Emitter:
@@ -372,8 +399,8 @@ class _Emitter:
         linker, ex = self._linker, self._exchange
         rank, target = linker.rank, linker._new_slot()
         own = tuple([t for t in map(self._transfer, (m.key for m in ex.messages())) if rank in (t.src_rank, t.dst_rank)])
-        whole = ex.way == "all pairs"
-        linker._emit(Meet(ex.name, how, number, rank, ex.ranks, ex.dtype, ex.shape or (), whole, source, target, own, ex.op))
+        whole, last = ex.way == "all pairs", ex is linker.last_meeting
+        linker._emit(Meet(ex.name, how, number, rank, ex.ranks, ex.dtype, ex.shape or (), whole, last, source, target, own, ex.op))
         return target
 
     def give(self, tensor: Tensor, slot: int) -> None:

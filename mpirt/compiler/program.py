@@ -21,6 +21,7 @@ from mpirt.dtypes import DType
 from mpirt.graph.graph import Operation, Tensor
 
 FETCH = "fetch"  # reason of a transfer that only brings a fetched value to a rank
+END = "the end of the step"  # reason of a token by which a rank tells another that all that it knows of has run (``ends``)
 HOST = ""  # the memory space of all CPUs of a rank; a GPU's space is its device name
 NO_SLOT = -1
 
@@ -39,7 +40,7 @@ class Transfer:
     src_rank: int
     dst_rank: int
     src: Task
-    reason: str  # who needs it: a task, or FETCH
+    reason: str  # who needs it: a task, FETCH, or END
     in_place: bool = False  # it is received into a part of another array
     on_board: bool = False  # no message: of a collective that its ranks compute on a board, or it goes through a box
     op: Operation | None = field(default=None, compare=False, repr=False)  # that made the tensor, where the graph is at hand
@@ -112,6 +113,7 @@ class Meet:
     dtype: DType
     shape: tuple[int, ...]
     whole: bool  # each rank reads all that the others have; else each reduces a part, for all
+    last: bool  # nothing can fail behind it on any rank: who has seen the others here knows that the step has ended well
     source: int
     target: int
     transfers: tuple[Transfer, ...]  # in place of which it is: those from and to this rank
@@ -209,7 +211,7 @@ def _line(i: Instruction, memory: Sequence[int] | None) -> str:
         return f"view  s{i.target} = s{i.source}{_part(i.part)} as {list(i.shape)}"
     if isinstance(i, Meet):
         ranks, number = ", ".join(map(str, i.ranks)), f", {i.number}" if i.number != 1 else ""
-        who = f"ranks {ranks}, each {'all of it' if i.whole else 'a part'}"
+        who = f"ranks {ranks}, each {'all of it' if i.whole else 'a part'}{', which ends the step' if i.last else ''}"
         return f"meet  s{i.target} = {i.how}(s{i.source}{number}) {i.dtype.name}{list(i.shape)} on a board of {who}, for {i.name}"
     if isinstance(i, Fold):
         inputs = ", ".join(f"s{slot}{_part(part)}" for slot, part in zip(i.inputs, i.parts, strict=True))

@@ -78,7 +78,7 @@ def _zeros(dtype: Any) -> Any:
 def _relu_grad_kernel(ctx: KernelContext, dy: Any, x: Any, *, out: Any = None) -> Any:
     if out is not None:
         out = fitting(out, dy.shape, dy)
-    return ctx.xp.multiply(dy, x > 0, out=out)
+    return ctx.xp.multiply(dy, x > x.dtype.type(0), out=out)
 
 
 @register_gradient("Relu")

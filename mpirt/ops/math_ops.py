@@ -18,6 +18,7 @@ from mpirt.graph.graph import Operation, Tensor, get_default_graph
 from mpirt.graph.op_def import (
     KernelContext,
     ShapeContext,
+    fitting,
     no_gradient,
     register_direct_kernel,
     register_gradient,
@@ -564,18 +565,20 @@ def _accumulate_n_shape(ctx: ShapeContext) -> list[Shape]:
     return [merge(ctx.attr("shape"), _add_n_shape(ctx)[0])]
 
 
-@register_kernel("AddN", "AccumulateNV2", memory="view")
-def _add_n(ctx: KernelContext, *inputs: Any) -> Any:
+@register_kernel("AddN", "AccumulateNV2", memory="own")
+def _add_n(ctx: KernelContext, *inputs: Any, out: Any = None) -> Any:
     first = inputs[0]
-    if len(inputs) == 1:
-        return first
     shape = first.shape
-    if any([x.shape != shape for x in inputs]):
+    if len(inputs) == 1:
+        return ctx.xp.positive(first, out=out if out is None else fitting(out, shape, first))
+    if inputs[1].shape != shape or len(inputs) > 2 and any([x.shape != shape for x in inputs]):
         raise errors.InvalidArgumentError(
             f"{ctx.op.name!r}: the inputs of {ctx.op.type} must have one shape, not {[tuple(x.shape) for x in inputs]}.",
             op=ctx.op,
         )
-    total = ctx.xp.add(first, inputs[1])
+    if out is not None:
+        out = fitting(out, shape, first)
+    total = ctx.xp.add(first, inputs[1], out=out)
     for x in inputs[2:]:
         total += x
     return total

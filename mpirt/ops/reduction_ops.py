@@ -6,6 +6,7 @@ Neighbours: running sums are in ``cumulative_ops``, sums by segment number in ``
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from mpirt import dtypes, errors
 from mpirt.dtypes import INDEX, NUMERIC, REAL, DType
 from mpirt.graph import constants
 from mpirt.graph.graph import Operation, Tensor, get_default_graph
-from mpirt.graph.op_def import KernelContext, ShapeContext, no_gradient, register_gradient, register_kernel, register_op
+from mpirt.graph.op_def import KernelContext, ShapeContext, fitting, no_gradient, register_gradient, register_kernel, register_op
 from mpirt.graph.shapes import Shape, is_static, normalize_axis, num_elements
 from mpirt.ops.apply import apply_op, convert_to_tensor
 from mpirt.ops.arguments import axis_of
@@ -113,8 +114,38 @@ _register("Sum", NUMERIC)
 
 
 @register_kernel("Sum", host=("reduction_indices",), memory="own")
-def _sum(ctx: KernelContext, x: Any, axes: Any, *, keep_dims: bool) -> Any:
-    return x.sum(axis=_axes_of(ctx, x, axes), dtype=x.dtype, keepdims=keep_dims)
+def _sum(ctx: KernelContext, x: Any, axes: Any, *, keep_dims: bool, out: Any = None) -> Any:
+    found = _axes_of(ctx, x, axes)
+    if ctx.xp is not np:
+        return x.sum(axis=found, dtype=x.dtype, keepdims=keep_dims)
+    if found == (0,) and x.ndim == 2 and not keep_dims:
+        return column_sums(x, out)
+    if out is not None:
+        gone = {a % x.ndim for a in found}
+        out = fitting(out, tuple([1 if i in gone else d for i, d in enumerate(x.shape) if keep_dims or i not in gone]), x)
+    return ctx.xp.add.reduce(x, found, x.dtype, out, keep_dims)
+
+
+def column_sums(x: Any, out: Any = None) -> Any:
+    """Sums of the columns of a matrix, in ``out`` if that fits.
+
+    As a product of floats with ones: the sums of a batch take a third of the time, and lose fewer digits than one number after
+    the other.
+    """
+    if out is not None:
+        out = fitting(out, x.shape[1:], x)
+    rows = x.shape[0]
+    if x.dtype.char in "fd" and rows <= _MOST_ROWS and x.flags.c_contiguous:
+        return np.dot(_ones(x.dtype)[:rows], x, out)
+    return np.add.reduce(x, 0, x.dtype, out)
+
+
+_MOST_ROWS = 1 << 15
+
+
+@functools.cache
+def _ones(dtype: Any) -> Any:
+    return np.ones(_MOST_ROWS, dtype)
 
 
 @register_gradient("Sum")
@@ -202,8 +233,9 @@ def _mean(ctx: KernelContext, x: Any, axes: Any, *, keep_dims: bool) -> Any:
     if x.dtype == np.float16:
         total = x.sum(axis=found, dtype=np.float32, keepdims=keep_dims)
         return (total / ctx.xp.float32(count)).astype(np.float16)
-    total = x.sum(axis=found, keepdims=keep_dims)
-    return ctx.xp.true_divide(total, x.dtype.type(count))
+    if ctx.xp is np:
+        return ctx.xp.add.reduce(x, found, None, None, keep_dims) / x.dtype.type(count)
+    return ctx.xp.true_divide(x.sum(axis=found, keepdims=keep_dims), x.dtype.type(count))
 
 
 @register_gradient("Mean")

@@ -10,8 +10,8 @@ Rows of a variable are changed in ``scatter_state_ops``; the user's ``Variable``
 
 from __future__ import annotations
 
-import sys
 import threading
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,7 @@ class VariableCell:
         """
         if self._value is None:
             raise self._uninitialized()
-        if self._references() != _SOLE_HOLDER:
+        if getrefcount(self._value) != _SOLE_HOLDER:  # as `_references`, which costs as much as a small update
             self._value = self._value.copy()
         return self._value
 
@@ -122,7 +122,7 @@ class VariableCell:
         )
 
     def _references(self) -> int:
-        return sys.getrefcount(self._value)
+        return getrefcount(self._value)
 
     def _uninitialized(self) -> errors.FailedPreconditionError:
         return errors.FailedPreconditionError(

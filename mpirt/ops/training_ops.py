@@ -23,8 +23,8 @@ from mpirt.graph.shapes import Shape, merge, text, with_rank
 Array = Any
 Rule = Callable[..., None]
 
-# Elements that a rule is applied to at a time: its passes find them in the cache. Every rule is elementwise.
-_BLOCK = 1 << 14
+# Elements that a rule is applied to at a time: its passes find them in the second cache. Every rule is elementwise.
+_BLOCK = 1 << 16
 
 _REASON = "it updates a variable; what it computes is the step itself"
 
@@ -102,20 +102,25 @@ def _variable_shape(ctx: ShapeContext, name: str, resource: bool) -> Shape:
 
 def _dense_kernel(rule: Rule, num_cells: int, where: int, resource: bool) -> Callable[..., Any]:
     def update(ctx: KernelContext, inputs: Sequence[Any], attrs: dict[str, Any]) -> None:
-        arrays = _arrays(ctx, inputs[:num_cells])
-        if inputs[where].shape != arrays[0].shape:
+        # Nothing here but what must be: of a small layer's biases all that surrounds the rule takes longer than the rule.
+        arrays = [cell.writable() for cell in inputs[:num_cells]]
+        var, grad = arrays[0], inputs[where]
+        shape = var.shape
+        if grad.shape != shape:
             raise errors.InvalidArgumentError(
-                f"{ctx.op.name}: var and grad do not have the same shape: {arrays[0].shape} and {inputs[where].shape}.",
-                op=ctx.op,
+                f"{ctx.op.name}: var and grad do not have the same shape: {shape} and {grad.shape}.", op=ctx.op
             )
-        if arrays[0].size > _BLOCK and ctx.xp is np and all([a.flags.c_contiguous for a in (*arrays, inputs[where])]):
-            parts = [a.reshape(-1) for a in arrays]
-            before, grad, after = inputs[num_cells:where], inputs[where].reshape(-1), inputs[where + 1 :]
-            for start in range(0, grad.size, _BLOCK):
-                block = slice(start, start + _BLOCK)
-                rule(np, *[part[block] for part in parts], *before, grad[block], *after, **attrs)
-        else:
+        for slot in arrays[1:]:
+            if slot.shape != shape:
+                raise _wrong_slot(ctx, var, slot)
+        if var.size <= _BLOCK or ctx.xp is not np or not all([a.flags.c_contiguous for a in (*arrays, grad)]):
             rule(ctx.xp, *arrays, *inputs[num_cells:], **attrs)
+            return
+        parts = [a.reshape(-1) for a in arrays]
+        before, grad, after = inputs[num_cells:where], grad.reshape(-1), inputs[where + 1 :]
+        for start in range(0, grad.size, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            rule(np, *[part[block] for part in parts], *before, grad[block], *after, **attrs)
 
     return _locking(rule, update, num_cells, resource)
 
@@ -124,7 +129,10 @@ def _sparse_kernel(rule: Rule, num_cells: int, where: int, resource: bool) -> Ca
     def update(ctx: KernelContext, inputs: Sequence[Any], attrs: dict[str, Any]) -> None:
         grad, indices = inputs[where], inputs[where + 1]
         before, after = inputs[num_cells:where], inputs[where + 2 :]
-        arrays = _arrays(ctx, inputs[:num_cells])
+        arrays = [cell.writable() for cell in inputs[:num_cells]]
+        for slot in arrays[1:]:
+            if slot.shape != arrays[0].shape:
+                raise _wrong_slot(ctx, arrays[0], slot)
         _check_rows(ctx, arrays[0], grad, indices)
         for chosen in _rounds(ctx.xp, indices):
             rows = indices if chosen is None else indices[chosen]
@@ -141,30 +149,23 @@ def _locking(rule: Rule, update: Callable[..., None], num_cells: int, resource: 
 
     @functools.wraps(rule)  # the rule's keywords are the attributes to bind
     def kernel(ctx: KernelContext, *inputs: Any, **attrs: Any) -> Any:
-        # Not an ExitStack: for the biases of a small layer that took longer than the update.
-        locks, taken = [cell.lock for cell in inputs[:num_cells]], 0
-        try:
-            for lock in locks:
-                lock.acquire()
-                taken += 1
-            update(ctx, inputs, attrs)
-        finally:
-            for lock in locks[:taken]:
-                lock.release()
+        # Written out for most rules: an ExitStack takes longer than the update of a small layer's biases.
+        if num_cells == 1:
+            with inputs[0].lock:
+                update(ctx, inputs, attrs)
+        elif num_cells == 2:
+            with inputs[0].lock, inputs[1].lock:
+                update(ctx, inputs, attrs)
+        else:
+            with inputs[0].lock, inputs[1].lock, inputs[2].lock, inputs[num_cells - 1].lock:  # it may be taken twice
+                update(ctx, inputs, attrs)
         return None if resource else inputs[0]
 
     return kernel
 
 
-def _arrays(ctx: KernelContext, cells: Sequence[Any]) -> list[Array]:
-    """The arrays of ``cells``, to change in place."""
-    arrays = [cell.writable() for cell in cells]
-    for array in arrays[1:]:
-        if array.shape != arrays[0].shape:
-            raise errors.InvalidArgumentError(
-                f"{ctx.op.name}: the variable has shape {arrays[0].shape}, but its slot {array.shape}.", op=ctx.op
-            )
-    return arrays
+def _wrong_slot(ctx: KernelContext, var: Array, slot: Array) -> errors.InvalidArgumentError:
+    return errors.InvalidArgumentError(f"{ctx.op.name}: the variable has shape {var.shape}, but its slot {slot.shape}.", op=ctx.op)
 
 
 def _check_rows(ctx: KernelContext, var: Array, grad: Array, indices: Array) -> None:
@@ -207,13 +208,12 @@ def _momentum(xp: ModuleType, var: Array, accum: Array, lr: Array, grad: Array, 
     accum *= momentum
     accum += grad
     if use_nesterov:
-        step = xp.multiply(grad, lr, out=xp.empty_like(var))
-        var -= step
-        xp.multiply(accum, momentum, out=step)
+        var -= grad * lr
+        step = accum * momentum
         step *= lr
+        var -= step
     else:
-        step = xp.multiply(accum, lr, out=xp.empty_like(var))
-    var -= step
+        var -= accum * lr
 
 
 @_update_op("Adagrad", slots=["accum"], args=["lr", "grad"], attrs={"update_slots": ("bool", True)})

@@ -312,6 +312,7 @@ class _Whole(Meeting):
         steps, shape, dtype, check = self._step, self._meet.shape, self._dtype, self._checked
         how, number, two = self._meet.how, self._meet.number, len(self._meet.ranks) == 2 and self._meet.number == 1
         function, looks = FUNCTIONS[how], range(1) if self._transport.crowded else _LOOKS
+        last = self._meet.last  # then memory for the result comes before the flag, since nothing may fail behind it
         flags: Any = None
         of_step: list[tuple[int, int, Array, list[int], list[Array]]] = []
 
@@ -325,6 +326,7 @@ class _Whole(Meeting):
             turn, mine, own, theirs, areas = of_step[step & 3]
             if array is not own:
                 own[...] = array
+            out = np.empty(shape, dtype) if last else None
             flags[mine] = turn
             if two:
                 for _ in looks:
@@ -333,12 +335,12 @@ class _Whole(Meeting):
                 else:
                     self._await(HERE, step)
                 first, second = areas
-                return function(first, second)
+                return function(first, second) if out is None else function(first, second, out=out)
             for flag in theirs:
                 if flags[flag] != turn:
                     self._await(HERE, step)
                     break
-            return combine(np, how, areas, number)
+            return combine(np, how, areas, number, out)
 
         return call
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from mpirt import dtypes, errors
 from mpirt.compiler.exchange import KEPT_NBYTES
-from mpirt.compiler.program import FETCH, Transfer
+from mpirt.compiler.program import END, FETCH, Transfer
 from mpirt.dtypes import DType
 from mpirt.graph.op_def import Blocked
 from mpirt.graph.shapes import text
@@ -273,6 +273,8 @@ def comes_soon(ready: Callable[[], bool], crowded: bool) -> bool:
 
 def described(transfer: Transfer) -> str:
     """What a rank that waits for ``transfer`` waits for."""
+    if transfer.reason == END:  # the operation may have run on another rank
+        return f"the end of operation {transfer.name.lstrip('^')!r} from rank {transfer.src_rank} (for {END})"
     what = "the end of operation" if transfer.dtype is None else "tensor"
     return f"{what} {transfer.name.lstrip('^')!r} from {transfer.src} on rank {transfer.src_rank} (for {transfer.reason})"
 

@@ -5,8 +5,9 @@ what its instructions give one by one, to the last bit; nothing from outside is 
 instruction's.
 
 What a segment can't know before it runs it checks: an input of another shape, type or layout than the static ones (a
-variable that a graph gave another shape, a transposed matrix) makes this and all later segments of the step run their
-instructions one by one, as if there were no segments.
+variable that a graph gave another shape, a transposed matrix), or an array that a kernel returned instead of the one that it
+was told to write to, makes this and all later segments of the step run their instructions one by one, as if there were no
+segments.
 Does not own: which results live in which buffers (``compiler.buffers``).
 """
 
@@ -151,7 +152,7 @@ class BoundSegment:
     Operands that change from step to step - large inputs, new arrays - are *handed* to the calls in a list, one each.
     """
 
-    __slots__ = ("reached", "_first", "_inputs", "_new", "_parts", "_copied", "_given", "_instructions")
+    __slots__ = ("reached", "_first", "_inputs", "_new", "_parts", "_copied", "_given", "_told", "_instructions")
 
     def __init__(
         self,
@@ -168,6 +169,7 @@ class BoundSegment:
         self._new: list[Callable[[], Array]] = []
         self._copied: list[tuple[int, Array]] = []
         self._given: list[tuple[int, int]] = []
+        self._told = [(slot, template[slot]) for slot in segment.told]
         bound: dict[int, Any] = {slot: arrays.of(home) for slot, home in segment.homes.items()}
         for i in segment.inputs:
             self._inputs.append((i.slot, i.position, i.form.shape, i.form.dtype, bound.get(i.target)))
@@ -196,6 +198,10 @@ class BoundSegment:
         if values[-1] is not None:
             self._one_by_one(values)
             return
+        for slot, place in self._told:
+            if values[slot] is not place:
+                self._give_up(values)
+                return
         handed: list[Any] = []
         for slot, position, shape, dtype, home in self._inputs:
             value = values[slot]
@@ -203,9 +209,8 @@ class BoundSegment:
                 self.reached = position
                 value = value.read()
             if value.shape != shape or (value.dtype is not dtype and value.dtype != dtype) or not value.flags.c_contiguous:
-                values[-1] = "the static shapes don't hold"
                 self.reached = self._first
-                self._one_by_one(values)
+                self._give_up(values)
                 return
             if home is None:
                 handed.append(value)
@@ -223,6 +228,10 @@ class BoundSegment:
             values[slot] = array.copy() if array.ndim else array[()]
         for slot, index in self._given:
             values[slot] = handed[index]
+
+    def _give_up(self, values: list[Any]) -> None:
+        values[-1] = "the static shapes don't hold"
+        self._one_by_one(values)
 
     def _one_by_one(self, values: list[Any]) -> None:
         for call, ins, out, frees in self._instructions:

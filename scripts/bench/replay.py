@@ -36,25 +36,23 @@ class _Shared(_Linker):
 
     def __init__(self, plan: Plan, rank_of: Callable[[Task], int], num_ranks: int, memory: Sequence[int] | None) -> None:
         self.starting: list[dict[Operation, list[int]]] = [{} for _ in range(num_ranks)]
-        self.found: dict[tuple[Tensor | Operation, Operation, int], int] = {}
         super().__init__(plan, rank_of, -1, num_ranks, "owner", memory)
 
     def _transfer(self, found: Any, source: Tensor | Operation, after: Operation, src: int, *rest: Any) -> int:
         before = len(self.sources)
-        self.found = found
         index = super()._transfer(found, source, after, src, *rest)
         if index == before:
             self.starting[src].setdefault(after, []).append(index)
         return index
 
-    def program_of(self, rank: int, nodes: Sequence[Node], of_fetch: dict[int, int]) -> Program:
+    def program_of(self, rank: int, nodes: Sequence[Node]) -> Program:
         """The program of one rank, to which ``nodes`` belong."""
         one = _Linker.__new__(_Linker)
         for name, value in vars(self).items():  # what is still empty is the rank's own
             setattr(one, name, type(value)() if isinstance(value, dict | set | list) and not value else value)
         one.rank, one.program = rank, Program(rank, transfers=self.program.transfers, packets=self.program.packets)
         one.plan = dataclasses.replace(self.plan, nodes=tuple(nodes))
-        one.slots, one.behind, one.of_fetch = {HOST: {}}, self.starting[rank], of_fetch
+        one.slots, one.behind = {HOST: {}}, self.starting[rank]
         return one.link()
 
 
@@ -73,14 +71,7 @@ def programs_of(plan: Plan, rank_of: Callable[[Task], int], num_ranks: int, memo
             ranks.update(exchange.ranks, [rank_of(plan.placement[c.op].task) for c in exchange.collectives])
         for rank in ranks:
             nodes[rank].append(node)
-    of_fetch: list[dict[int, int]] = [{} for _ in range(num_ranks)]
-    for position, fetch in enumerate(plan.fetches):
-        after = fetch.op if isinstance(fetch, Tensor) else fetch
-        for rank in range(num_ranks):
-            index = shared.found.get((after, after, rank))
-            if index is not None and rank != rank_of(plan.device_of(fetch).task):
-                of_fetch[rank][position] = index
-    return [shared.program_of(rank, nodes[rank], of_fetch[rank]) for rank in range(num_ranks)]
+    return [shared.program_of(rank, nodes[rank]) for rank in range(num_ranks)]
 
 
 # ------------------------------------------------------------------------------------------------------- what it costs

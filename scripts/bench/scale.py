@@ -84,8 +84,8 @@ class Bench:
                 count = self._comm.bcast(max(10, min(2000, int(self._seconds / min(first)))))
                 return float(quiet(timed(call, count)))
 
-    def begin_s(self, costs: Costs) -> float:
-        """Seconds of rank 0's processor that a step takes which does nothing but tell the other ranks of its end."""
+    def begin_s(self) -> float:
+        """Seconds of rank 0's processor that a step takes which does nothing, so that there is nothing to tell of its end either."""
         with tf.Graph().as_default(), tf.Session(fetch_on="owner") as session:
             with tf.device("/job:worker/task:0"):
                 call = session.make_callable(tf.no_op())
@@ -97,7 +97,7 @@ class Bench:
                 for _ in range(CALLS):
                     call()
                 samples.append((time.thread_time() - start) / CALLS)
-        return float(quiet(samples)) - (self._comm.Get_size() - 1) * costs.send_s(PACKET, 1)
+        return float(quiet(samples))
 
 
 def rehearse(rehearsal: Rehearsal, steps: Sequence[Planned], comm: Any, at_once: int) -> None:
@@ -203,7 +203,7 @@ def check(args: Any, report: Report, bench: Bench, checked: dict[str, Planned], 
     tables = []
     for _ in range(args.rounds):
         costs = messages.measure()
-        costs = shared_cores(changed(costs, begin_s=max(1e-7, bench.begin_s(costs))), cluster, comm)
+        costs = shared_cores(changed(costs, begin_s=max(1e-7, bench.begin_s())), cluster, comm)
         tables.append(costs)
         for name, step in checked.items():
             rehearsal = Rehearsal(cluster.size)

@@ -310,9 +310,8 @@ def test_after_its_first_step_a_signature_sends_exactly_its_tensors_and_no_contr
             twice = x * 2.0
         with worker(1):  # two readers, one message
             a, b = twice + 1.0, twice - 1.0
-        with worker(2), tf.control_dependencies([a]):
-            late = tf.no_op()
         with worker(2):
+            late = tf.exp(0.0).op
             total = tf.reduce_sum(a * b)
         session = tf.Session(cluster=cluster)
         session.run([total, late], {x: np.ones(n)})
@@ -320,7 +319,7 @@ def test_after_its_first_step_a_signature_sends_exactly_its_tensors_and_no_contr
 
     found = values(4, script, {"worker": 3}, seed)
     big = 4 * n
-    sent = [(1, big), (2, 2 * big), (6, 3 * (4 + 1)), (0, 0)]  # a and b to task 2 ("late" waits for a); total and late to 3 ranks
+    sent = [(1, big), (2, 2 * big), (6, 3 * (4 + 1)), (0, 0)]  # a and b to task 2; total, and late's end, to 3 ranks
     received = [(2, 5), (1 + 2, big + 5), (2, 2 * big), (2, 5)]
     for rank, (traffic, promised) in enumerate(found):
         out, into = sent[rank], received[rank]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mpirt as tf
@@ -108,7 +108,7 @@ def equal(found: Any, expected: Array) -> bool:
     return same
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(
     call=calls(),
     wanted=st.sets(st.integers(0, 6), min_size=1),
@@ -137,7 +137,7 @@ def test_every_collective_gives_what_numpy_gives_on_any_rank_table_by_any_way(
             assert all(equal(value, answers[index % len(answers)]) for value in here)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(
     call=calls(),
     ranks=st.integers(1, 4),

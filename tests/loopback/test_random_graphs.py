@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mpirt as tf
@@ -83,7 +83,7 @@ def as_bytes(values: list[Any]) -> list[Any]:
     return [(a.dtype.str, a.shape, a.tolist() if a.dtype == object else a.tobytes()) for a in arrays]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(
     nodes=NODES,
     length=st.sampled_from([0, 1, 3, 400]),

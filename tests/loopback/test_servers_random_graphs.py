@@ -71,7 +71,7 @@ def halved(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return x / np.float32(2)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     nodes=NODES,
     length=st.sampled_from([0, 1, 3, 400]),

@@ -77,7 +77,7 @@ def ancestors(op: Operation) -> set[Operation]:
     return found
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(graphs(), st.sampled_from([16, 40, 1 << 20]))
 def test_what_is_brought_together_is_in_a_topological_order_and_nothing_in_a_bucket_depends_on_another(random: Random, limit: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -97,7 +97,7 @@ def test_what_is_brought_together_is_in_a_topological_order_and_nothing_in_a_buc
             assert sum(buckets.nbytes_of(op) for op in ops) <= max(limit, 16)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(graphs())
 def test_reductions_alike_with_the_same_number_of_collectives_before_them_are_neighbours(random: Random) -> None:
     order = bring_together(random.order, random.placement)

@@ -15,7 +15,7 @@ from mpirt.compiler import exchange
 from mpirt.compiler.linker import link
 from mpirt.compiler.partition import Collective, Plan, partition
 from mpirt.compiler.placer import DeviceName
-from mpirt.compiler.program import FETCH, Meet, Program, Recv, Send
+from mpirt.compiler.program import END, FETCH, Meet, Program, Recv, Send
 from mpirt.compiler.prune import prune
 from mpirt.compiler.schedule import schedule
 from mpirt.compiler.verify import verify
@@ -259,7 +259,7 @@ def programs(plan: Plan, ranks: int) -> list[Program]:
 
 
 def exchanged(program: Program) -> list[Any]:
-    return [t for t in program.transfers if t.reason != FETCH]
+    return [t for t in program.transfers if t.reason not in (FETCH, END)]
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 5, 8])
@@ -308,7 +308,7 @@ def test_who_reads_no_result_sends_and_receives_nothing() -> None:
     found = programs(plan_of([ys[1]]), 3)
     assert sorted((t.src_rank, t.dst_rank) for t in exchanged(found[0])) == [(0, 1), (2, 1)]
     for rank in (0, 2):
-        assert not [i for i in found[rank].instructions if isinstance(i, Recv) and i.transfer.reason != FETCH]
+        assert not [i for i in found[rank].instructions if isinstance(i, Recv) and i.transfer.reason not in (FETCH, END)]
 
 
 def test_one_broadcast_is_one_message_to_each_rank() -> None:
@@ -368,10 +368,10 @@ def test_ranks_that_share_memory_meet_on_a_board_and_send_nothing(size: int) -> 
     for rank, program in enumerate(over_memory(plan, (0, 0, 0))):
         (meet,) = [i for i in program.instructions if isinstance(i, Meet)]
         assert (meet.ranks, meet.rank, meet.shape, meet.how, meet.number, meet.whole) == ((0, 1, 2), rank, (size,), "sum", 3, size < 10_000)
-        assert {i.transfer.reason for i in program.instructions if isinstance(i, Send | Recv)} == {FETCH}
+        assert not [i for i in program.instructions if isinstance(i, Send | Recv)]
         by_message = link(plan, lambda task: task.index, rank, 3, "owner")
-        assert [t.index for t in program.transfers] == [t.index for t in by_message.transfers], "tags are the same either way"
-        whose = "each all of it" if meet.whole else "each a part"
+        assert [t.index for t in program.transfers] == [t.index for t in exchanged(by_message)], "tags are the same either way"
+        whose = "each all of it, which ends the step" if meet.whole else "each a part, which ends the step"
         assert f"float32[{size}] on a board of ranks 0, 1, 2, {whose}, for AllReduce/reduce" in program.text((0, 0, 0))
 
 
@@ -388,5 +388,5 @@ def test_ranks_that_share_memory_meet_on_a_board_and_send_nothing(size: int) -> 
 )
 def test_everything_else_goes_by_message(memory: tuple[int, ...], call: Callable[[], list[Operation]]) -> None:
     for program in over_memory(plan_of(call()), memory):
-        assert not any(isinstance(i, Meet) for i in program.instructions) and not any(t.on_board for t in program.transfers)
-        assert any(isinstance(i, Send | Recv) and i.transfer.reason != FETCH for i in program.instructions)
+        assert not any(isinstance(i, Meet) for i in program.instructions)
+        assert any(isinstance(i, Send | Recv) and i.transfer.reason not in (FETCH, END) for i in program.instructions)

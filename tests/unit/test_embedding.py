@@ -44,7 +44,7 @@ def lookups(draw: st.DrawFn) -> tuple[npt.NDArray[np.float32], int, str, npt.NDA
     return table, draw(st.integers(1, rows + 2)), draw(st.sampled_from(["mod", "div"])), ids
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(lookups())
 def test_a_lookup_finds_the_rows_of_the_whole_table_however_it_is_cut(
     case: tuple[npt.NDArray[np.float32], int, str, npt.NDArray[Any]],
@@ -55,7 +55,7 @@ def test_a_lookup_finds_the_rows_of_the_whole_table_however_it_is_cut(
     np.testing.assert_array_equal(got, table[ids])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lookups(), st.floats(0.5, 30.0))
 def test_rows_longer_than_max_norm_are_scaled_to_it(
     case: tuple[npt.NDArray[np.float32], int, str, npt.NDArray[Any]], limit: float
@@ -68,7 +68,7 @@ def test_rows_longer_than_max_norm_are_scaled_to_it(
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.integers(1, 12), count=st.integers(1, 14), ids=st.lists(st.integers(0, 11), max_size=12))
 def test_a_partitioned_variable_is_looked_up_like_the_whole(rows: int, count: int, ids: list[int]) -> None:
     ids = [i % rows for i in ids]

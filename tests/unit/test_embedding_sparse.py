@@ -41,7 +41,7 @@ def sparse(rows: list[list[Any]], dtype: Any) -> tf.SparseTensor:
     return tf.SparseTensor(np.array(indices, np.int64).reshape(-1, 2), values, [len(rows), 4])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     ids=st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=6),
     combiner=st.sampled_from(["sum", "mean", "sqrtn"]),

@@ -64,7 +64,7 @@ _BINARY = (tf.add, tf.subtract, tf.multiply, tf.maximum, tf.minimum, tf.div, tf.
 _NUMBERS = st.one_of(st.floats(width=32), st.sampled_from([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(_NUMBERS, min_size=2, max_size=2), st.lists(_NUMBERS, min_size=2, max_size=2), st.data())
 def test_a_step_has_the_same_bits_with_and_without_folding(a: list[float], b: list[float], data: st.DataObject) -> None:
     with Graph().as_default():

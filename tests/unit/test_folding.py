@@ -19,7 +19,7 @@ Array = np.ndarray[Any, Any]
 FUNCTIONS = {"sum": np.add, "max": np.maximum, "min": np.minimum}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     how=st.sampled_from(["sum", "max", "min"]),
     dtype=st.sampled_from(["float16", "float32", "float64", "int8", "uint8", "int64", "complex64"]),

@@ -59,7 +59,7 @@ def test_a_network_of_many_kinds_of_operations_agrees_with_finite_differences() 
 OPERATIONS: list[Any] = [tf.add, tf.subtract, tf.multiply, lambda a, b: tf.tanh(a) * b, lambda a, b: tf.maximum(a, b + 0.37)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=8))
 def test_random_graphs_with_shared_parts_agree_with_finite_differences(recipe: list[tuple[int, int, int]]) -> None:
     def build(x: Any, y: Any) -> Any:

@@ -52,7 +52,7 @@ TREES = st.recursive(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(tree=TREES, flag=st.booleans())
 def test_any_nested_structure_comes_back_as_the_branches_return_it(tree: Any, flag: bool) -> None:
     def build(value: Any, scale: float) -> Any:

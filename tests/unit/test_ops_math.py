@@ -89,7 +89,7 @@ def test_equal_static_shapes_need_no_reduction_in_the_gradient() -> None:
     assert types.count("Sum") == 1  # of the bias' gradient over the unknown batch
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_broadcast_sums_are_numpys_for_any_two_shapes(data: st.DataObject) -> None:
     shapes = data.draw(hnp.mutually_broadcastable_shapes(num_shapes=2, max_dims=4, max_side=3))

@@ -207,7 +207,7 @@ def test_positions_in_an_empty_dimension_are_refused() -> None:
 # ------------------------------------------------------------------------------------------------------- running
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     x=hnp.arrays(np.int64, hnp.array_shapes(max_dims=3, max_side=4, min_side=0), elements=st.integers(-5, 5)),
     data=st.data(),
@@ -288,7 +288,7 @@ def test_segment_ids_may_have_several_dimensions() -> None:
     check_gradient(lambda t: segment_ops.unsorted_segment_sum(t, constant(ids), 2), x)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     ids=hnp.arrays(np.int32, st.integers(0, 30), elements=st.integers(-2, 6)),
     width=st.sampled_from([(), (1,), (3,), (0,)]),

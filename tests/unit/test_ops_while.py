@@ -49,7 +49,7 @@ def test_collatz_steps_are_those_of_the_python_loop() -> None:
             assert session.run([steps, last], {n: start}) == [collatz_steps(start), 1]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(target=st.floats(0.01, 1e6))
 def test_newtons_iteration_finds_the_square_root(target: float) -> None:
     def root(a: Any) -> Any:

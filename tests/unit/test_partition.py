@@ -34,7 +34,7 @@ def edges(plan: Plan) -> list[str]:
     return [str(edge) for edge in plan.edges]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(steps(variables=False))
 def test_the_tensors_that_cross_are_those_with_a_consumer_on_another_task_once_for_each_task(step: Step) -> None:
     plan, fed = step.plan(), set(step.feeds)
@@ -49,7 +49,7 @@ def test_the_tensors_that_cross_are_those_with_a_consumer_on_another_task_once_f
         assert plan.device_of(op).task == task or any((t, task) in wanted and t not in fed for t in op.outputs)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(steps())
 def test_each_node_waits_for_what_it_needs_from_other_tasks_and_each_edge_starts_behind_its_producer(step: Step) -> None:
     plan, fed = step.plan(), set(step.feeds)
@@ -67,7 +67,7 @@ def test_each_node_waits_for_what_it_needs_from_other_tasks_and_each_edge_starts
     assert sorted(i for node in plan.nodes for i in node.sends) == list(range(len(plan.edges)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(steps())
 def test_a_reader_elsewhere_gets_the_value_behind_the_last_change_before_it(step: Step) -> None:
     """Followed by hand along the order: who changed the variable last when its reader's turn comes."""

@@ -490,7 +490,7 @@ def test_what_joins_state_on_a_gpu_must_have_a_kernel_there(monkeypatch: pytest.
     assert only(v.op, pinned=pinned) == [at("ps 0", "GPU:1")]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps())
 def test_every_state_and_all_that_touches_it_share_a_device_in_every_step(step: Step) -> None:
     whole = place(step.graph, step.graph.get_operations(), inventory(2, ps=2, worker=1), PlacementRules(Task("worker", 0)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import mpirt as tf
 from mpirt.cluster.task import Task
 from mpirt.compiler.partition import Plan, partition
-from mpirt.compiler.program import HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, memory_space
+from mpirt.compiler.program import END, HOST, NO_SLOT, Move, Program, Read, Recv, Run, Send, memory_space
 from mpirt.graph.graph import Graph, Operation, Tensor
 from tests.unit.planning import TASKS, Simulation, Step, link_all, rank_tables, steps
 
@@ -27,7 +27,7 @@ def receives(program: Program) -> list[int]:
     return [i.transfer.index for i in program.instructions if isinstance(i, Recv)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps(), rank_tables(), DELIVER)
 def test_both_ends_of_each_transfer_have_one_send_and_one_receive_and_no_rank_sends_to_itself(
     step: Step, table: tuple[list[int], int], deliver: str
@@ -42,7 +42,7 @@ def test_both_ends_of_each_transfer_have_one_send_and_one_receive_and_no_rank_se
         assert Counter(receives(program)) == Counter(t.index for t in transfers if t.dst_rank == rank)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps(), rank_tables(), DELIVER)
 def test_the_programs_of_all_ranks_end_leave_no_message_and_no_value_behind(
     step: Step, table: tuple[list[int], int], deliver: str
@@ -56,7 +56,7 @@ def test_the_programs_of_all_ranks_end_leave_no_message_and_no_value_behind(
         assert values.keys() <= permanent
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps(), rank_tables())
 def test_folding_tasks_onto_ranks_in_any_way_changes_no_fetched_value(step: Step, table: tuple[list[int], int]) -> None:
     plan = step.plan()
@@ -64,7 +64,7 @@ def test_folding_tasks_onto_ranks_in_any_way_changes_no_fetched_value(step: Step
     assert Simulation(link_all(plan, *table)).fetched == [alone] * table[1]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(steps(), rank_tables())
 def test_delivered_to_the_owner_a_value_is_on_the_rank_that_made_it_and_nowhere_else(step: Step, table: tuple[list[int], int]) -> None:
     plan, (ranks, num_ranks) = step.plan(), table
@@ -77,7 +77,7 @@ def test_delivered_to_the_owner_a_value_is_on_the_rank_that_made_it_and_nowhere_
         assert [values[position] for values in fetched] == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(steps(variables=False), rank_tables())
 def test_an_operation_runs_once_on_its_own_rank_and_a_tensor_crosses_once_to_each_rank(step: Step, table: tuple[list[int], int]) -> None:
     plan, (ranks, num_ranks) = step.plan(), table
@@ -93,7 +93,7 @@ def _operations(program: Program) -> list[Operation]:
     return [i.op for i in program.instructions if isinstance(i, Run)] + [op for _, op, _ in program.constants]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(steps(), rank_tables())
 def test_kernels_get_values_in_their_devices_memory_and_messages_leave_from_host_memory(step: Step, table: tuple[list[int], int]) -> None:
     for program in link_all(step.plan(), *table):
@@ -143,8 +143,8 @@ def test_two_tasks_of_one_rank_that_read_a_tensor_get_it_in_one_message() -> Non
     plan = plan_of(readers)
     assert len(plan.edges) == 2
     folded, spread = link_all(plan, [1, 1, 0], 2), link_all(plan, [1, 2, 0], 3)
-    assert [t.name for t in folded[0].transfers if t.reason != "fetch"] == ["a:0"]
-    assert [t.name for t in spread[0].transfers if t.reason != "fetch"] == ["a:0", "a:0"]
+    assert [t.name for t in folded[0].transfers if t.reason != END] == ["a:0"]
+    assert [t.name for t in spread[0].transfers if t.reason != END] == ["a:0", "a:0"]
 
 
 def test_a_fetched_tensor_that_the_other_rank_needs_anyway_crosses_once() -> None:

@@ -23,7 +23,7 @@ def names(operations: list[Operation]) -> list[str]:
     return [op.name for op in operations]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps())
 def test_needed_is_the_smallest_set_that_holds_the_fetches_and_with_an_operation_all_it_depends_on(step: Step) -> None:
     fed = set(step.feeds)

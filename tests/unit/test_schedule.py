@@ -24,7 +24,7 @@ def graph() -> Iterator[Graph]:
         yield g
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps())
 def test_every_operation_comes_once_and_after_all_it_depends_on(step: Step) -> None:
     needed, fed = step.needed(), set(step.feeds)
@@ -36,7 +36,7 @@ def test_every_operation_comes_once_and_after_all_it_depends_on(step: Step) -> N
         assert all(position[c] < position[op] for c in op.control_inputs)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(steps())
 def test_what_has_the_longer_way_to_the_end_comes_first(step: Step) -> None:
     """The way to the end by recursion over consumers: one for each operation, eight more for each message."""

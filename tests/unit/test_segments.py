@@ -135,7 +135,7 @@ def arranged(draw: st.DrawFn, numbers: np.random.Generator, shape: list[int]) ->
 
 @pytest.mark.parametrize("block, small", [(64, 32), (16, 0), (1 << 18, 1 << 12), (64, 1 << 12)])
 @given(case=cases())
-@settings(max_examples=80, deadline=None, phases=(Phase.explicit, Phase.generate))
+@settings(max_examples=80, phases=(Phase.explicit, Phase.generate))
 def test_steps_give_what_numpy_gives_call_by_call_and_what_is_kept_never_changes(block: int, small: int, case: Case) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(buffers, "BLOCK_NBYTES", block)

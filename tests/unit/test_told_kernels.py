@@ -137,6 +137,20 @@ def test_a_kernel_that_returns_another_array_than_it_was_told_is_believed(where:
     assert dict(told)["made"] is not None
 
 
+@pytest.mark.parametrize("factor", [2.0, -2.0])
+def test_a_segment_reads_what_a_kernel_returned_and_not_what_lies_where_it_was_told_to_write(factor: float) -> None:
+    x = tf.placeholder(tf.float64, [3], "x")
+    chain = made = probe([x], "made", factor=factor)
+    for _ in range(6):
+        chain = chain + made
+    (executor,) = executors([probe([chain], "last")], [x])
+    (segment,) = executor.buffers.segments
+    assert segment.told, "the segment reads what the kernel is told to write"
+    for step in range(3):
+        (found,) = executor.run(feed(executor, step))
+        np.testing.assert_array_equal(found, 2 * 7 * factor * (np.arange(3.0) + step))
+
+
 def test_the_program_for_people_says_what_is_written_where() -> None:
     x = tf.placeholder(tf.float64, [3], "x")
     made = probe([x], "made")

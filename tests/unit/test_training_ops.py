@@ -149,7 +149,7 @@ def test_an_update_works_in_place_when_nobody_else_holds_the_value() -> None:
 ])  # fmt: skip
 def test_a_dense_update_needs_no_more_memory_than_its_temporaries_of_a_block(name: str, cells: int, attrs: Any, temporaries: int) -> None:
     """Counted in bytes that numpy asks for while the kernel runs."""
-    definition, size = op_def(f"Apply{name}"), 100_000
+    definition, size = op_def(f"Apply{name}"), 4 * training_ops._BLOCK + 7
     kernel = definition.kernels["CPU"].function
     variables = [state_ops.VariableCell(f"v{i}", dtypes.float32, (size,)) for i in range(cells)]
     for variable in variables:

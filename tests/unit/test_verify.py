@@ -24,13 +24,13 @@ def graph() -> Iterator[Graph]:
         yield g
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(steps())
 def test_every_plan_of_the_compiler_passes(step: Step) -> None:
     verify(step.plan())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(steps())
 def test_a_plan_that_lacks_any_one_send_or_wait_is_refused(step: Step) -> None:
     plan = step.plan()
