@@ -42,7 +42,7 @@ class Transfer:
     src: Task
     reason: str  # who needs it: a task, FETCH, or END
     in_place: bool = False  # it is received into a part of another array
-    on_board: bool = False  # of a collective that its ranks compute on a board: no message is sent, its bytes are read where they lie
+    on_board: bool = False  # no message: of a collective that its ranks compute on a board, or it goes through a box
     op: Operation | None = field(default=None, compare=False, repr=False)  # that made the tensor, where the graph is at hand
 
     @property
@@ -218,7 +218,9 @@ def _line(i: Instruction, memory: Sequence[int] | None) -> str:
         number = f", {i.number}" if i.number != 1 or i.how == JOIN else ""
         return f"fold  s{i.target}{_part(i.into)} = {i.how}({inputs}{number}) for {i.name}"
     size = "? B" if i.transfer.nbytes is None else f"{i.transfer.nbytes} B"
-    if memory is not None:
+    if i.transfer.on_board:
+        size += " through a box (small, on one host)"
+    elif memory is not None:
         path = path_of(i.transfer, memory)
         size += f" in a {'window' if path.window else 'message'} ({path.why})"
     word, slot = ("send", i.source) if isinstance(i, Send) else ("recv", i.target)

@@ -130,11 +130,12 @@ class Places:
 def traffic_of(program: Program, memory: Sequence[int]) -> dict[str, int]:
     """Messages and bytes of one step, over all ranks; see ``Runner.traffic``. ``memory`` is the transport's."""
     messages = [t for t in program.transfers if not t.on_board]
+    packets = [packet for packet in program.packets if not packet[0].on_board]
     in_windows = [path_of(t, memory).window for t in messages]
     sizes = [t.nbytes or 0 for t in messages]
     on_boards = sum(t.nbytes or 0 for t in program.transfers if t.on_board)
     return {
-        "messages": len(sizes) - sum(len(packet) - 1 for packet in program.packets),
+        "messages": len(sizes) - sum(len(packet) - 1 for packet in packets),
         "nbytes": sum(WORD_NBYTES if window else nbytes for nbytes, window in zip(sizes, in_windows, strict=True)),
         "window_nbytes": on_boards + sum(nbytes for nbytes, window in zip(sizes, in_windows, strict=True) if window),
     }

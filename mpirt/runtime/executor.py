@@ -29,13 +29,15 @@ from mpirt.compiler.program import NO_SLOT, Meet, Move, Program, Read, Recv, Run
 from mpirt.graph.function import Function, has_body
 from mpirt.graph.graph import Operation
 from mpirt.graph.op_def import Blocked, Pending
+from mpirt.runtime.boxes import OutgoingBox
 from mpirt.runtime.calls import ALL, Devices, Instruction, kernel_call, move_call, out_of, read, send_part, writing_into
 from mpirt.runtime.device import Device
 from mpirt.runtime.failures import Failure, StepFailed, op_error
 from mpirt.runtime.folding import Made, fold_call, view_call
 from mpirt.runtime.kernel_context import KernelContext
 from mpirt.runtime.meetings import Meeting, Meetings
-from mpirt.runtime.packets import Array, IncomingPacket, OutgoingPacket, Packets
+from mpirt.runtime.packet_layout import Array
+from mpirt.runtime.packets import OutgoingPacket, Packets
 from mpirt.runtime.rendezvous import Abandoned, DeadTensor, Incoming, Outgoing, Wait
 from mpirt.runtime.resources import ResourceManager
 from mpirt.runtime.segments import Lane, Producing, joined
@@ -211,7 +213,7 @@ class Executor:
         self._lent: dict[int, Array] = {}  # values of packets that stay where they come, by slot
         self._placed: dict[int, Array] = {}  # results that are made where they are sent from, by slot
         self._packets: Packets | None = None
-        self._outgoing: list[tuple[int, Outgoing | OutgoingPacket | Meeting]] = []  # with the position that starts each
+        self._outgoing: list[tuple[int, Outgoing | OutgoingPacket | OutgoingBox | Meeting]] = []  # with the position that starts each
         made: dict[int, Made] = {}
         instructions = self.program.instructions
         after = 0  # position behind the packet at hand
@@ -283,7 +285,7 @@ class Executor:
         transfers = [r.transfer for r in receives]
         wanted = packets.together(transfers[0])
         assert {t.index for t in transfers} == {t.index for t in wanted}, f"a packet's receives are not together at {position}"
-        incoming: IncomingPacket = packets.receiving_end(transfers)
+        incoming = packets.receiving_end(transfers)
         given: dict[int, Transfer] = {}  # by slot: what somebody may keep
         for receive in receives:
             place = incoming.lend(receive.transfer)

@@ -4,7 +4,8 @@ As the transfers of ``rendezvous``, whose guarantees hold here too. What differs
 side that every step uses again, so that a tensor costs two short copies and starting a message next to nothing; and a tensor
 that nobody keeps beyond the step stays where it came (`IncomingPacket.lend`), without the second copy. A packet waits until that
 of the step before has left. If something failed before it is sent, it is sent empty: all its tensors are dead.
-Does not own: which tensors share a packet (``compiler.packets``).
+Packets between ranks of one host go through ``boxes`` instead, which have ends of their own.
+Does not own: which tensors share a packet (``compiler.packets``), where in it they lie (``packet_layout``).
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from mpirt.compiler.packets import is_small, packed_nbytes
+from mpirt.compiler.packets import is_small
 from mpirt.compiler.program import Program, Transfer
 from mpirt.graph.op_def import Blocked
+from mpirt.runtime.boxes import AllBoxes, IncomingBox, OutgoingBox
+from mpirt.runtime.packet_layout import Array, Places, contents_of, packet_nbytes, places_in
 from mpirt.runtime.rendezvous import DeadTensor, Wait, broken_promise, comes_soon, described
 from mpirt.transport.base import PENDING, Prepared, Request, Transport
-
-Array = np.ndarray[Any, Any]
 
 _NOTHING = np.empty(0, np.uint8)
 _LOOKS, _ONE_LOOK = range(250), range(1)  # about 30 us, as in ``rendezvous.comes_soon``
@@ -44,30 +45,45 @@ class Packets:
         self._receives: list[Prepared] = []
         self._sends: list[Prepared] = []
         self._left = [False]  # whether all sends of the last step are known to have left
+        on_board = any([t.on_board for t in program.transfers])
+        self._boxes = AllBoxes(program, self._shared, transport, first_tag, wait) if on_board else None
 
     def together(self, transfer: Transfer) -> Sequence[Transfer]:
         """What travels in the same packet, in the order in which it is sent; nothing if the transfer travels otherwise."""
         return self._shared.get(transfer.index, (transfer,)) if is_small(transfer) else ()
 
-    def sending_end(self, transfers: Sequence[Transfer]) -> OutgoingPacket:
+    def sending_end(self, transfers: Sequence[Transfer]) -> OutgoingPacket | OutgoingBox:
         """This rank's end of the packet of these transfers (see `together`), which it sends."""
+        box = self._boxes.sending_end(transfers) if self._boxes is not None and transfers[0].on_board else None
+        if box is not None:
+            return box
         packet = OutgoingPacket(transfers, self._transport, self._first_tag, self._wait, self._left)
         self._sends.append(packet.request)
         return packet
 
-    def receiving_end(self, transfers: Sequence[Transfer]) -> IncomingPacket:
+    def receiving_end(self, transfers: Sequence[Transfer]) -> IncomingPacket | IncomingBox:
         """This rank's end of the packet of these transfers, in any order, which it receives."""
-        packet = IncomingPacket(transfers, self.together(transfers[0]), self._transport, self._first_tag, self._wait)
-        self._incoming.append(packet)
-        self._receives.append(packet.request)
-        return packet
+        together = self.together(transfers[0])
+
+        def by_message(buffer: Array, places: Places) -> IncomingPacket:
+            packet = IncomingPacket(transfers, together[0], buffer, places, self._transport, self._first_tag, self._wait)
+            self._incoming.append(packet)
+            self._receives.append(packet.request)
+            return packet
+
+        if self._boxes is not None and transfers[0].on_board:
+            return self._boxes.receiving_end(transfers, together, by_message)
+        buffer: Array = np.ones(packet_nbytes(together), np.uint8)
+        return by_message(buffer, places_in(buffer, together))
 
     def all_left(self) -> bool:
         """Whether all packets of the step before are known to have left, so that they may be written anew."""
-        return self._left[0] or not self._sends
+        return (self._left[0] or not self._sends) and (self._boxes is None or self._boxes.all_left())
 
     def post(self) -> None:
         """Post the receives of a step."""
+        if self._boxes is not None:
+            self._boxes.post()
         if self._receives:
             self._transport.start_all(self._receives)
         if self._sends:
@@ -75,10 +91,12 @@ class Packets:
 
     def drained(self) -> bool:
         """Whether nothing is to come."""
-        return all([receive.test() for receive in self._receives])
+        return (self._boxes is None or self._boxes.drained()) and all([receive.test() for receive in self._receives])
 
     def drain(self) -> None:
         """Let receives that nobody took run to their end."""
+        if self._boxes is not None:
+            self._boxes.drain()
         for packet in self._incoming:
             if not packet.ready():
                 assert self._wait is not None
@@ -96,8 +114,8 @@ class OutgoingPacket:
         self._wait = wait
         self._dead: list[Request] = []
         self._left = left
-        buffer, places = _layout(transfers)
-        self._places = places
+        buffer: Array = np.ones(packet_nbytes(transfers), np.uint8)
+        self._places = places_in(buffer, transfers)
         self.request = transport.prepare_send(buffer, self._first.dst_rank, self._tag)
 
     def __del__(self) -> None:
@@ -178,7 +196,9 @@ class IncomingPacket:
     Parameters
     ----------
     transfers : what comes in it, in the order in which the caller wants it; it is waited for under the name of the first
-    together : the same, in the order in which it is sent
+    head : the one that is sent first
+    buffer, places : what it is received into, and where each tensor is in there
+    transport, first_tag, wait : see `Packets`
 
     Attributes
     ----------
@@ -190,7 +210,9 @@ class IncomingPacket:
     def __init__(
         self,
         transfers: Sequence[Transfer],
-        together: Sequence[Transfer],
+        head: Transfer,
+        buffer: Array,
+        places: Places,
         transport: Transport,
         first_tag: int,
         wait: Wait | None,
@@ -199,8 +221,8 @@ class IncomingPacket:
         self._transfers = transfers
         self._transport = transport
         self._wait = wait
-        buffer, self._places = _layout(together)
-        self.request = transport.prepare_receive(buffer, self._first.src_rank, first_tag + together[0].index)
+        self._places = places
+        self.request = transport.prepare_receive(buffer, self._first.src_rank, first_tag + head.index)
         self.ready: Callable[[], bool] = self.request.test
         self._soon = self.request.soon
         self._looks = _ONE_LOOK if wait is None or transport.crowded else _LOOKS
@@ -217,8 +239,7 @@ class IncomingPacket:
 
     def give(self, transfers: Sequence[Transfer]) -> None:
         """Have `take` return these tensors: one by itself, several as a tuple, of none None."""
-        copies = [_content(t, self._places[t.index]) for t in transfers]
-        self._contents = None if not copies else copies[0] if len(copies) == 1 else lambda: tuple([copy() for copy in copies])
+        self._contents = contents_of(transfers, self._places)
 
     def take(self) -> Any:
         """Wait for the packet and return what `give` was told, in arrays of the caller's own; see ``rendezvous.Incoming.take``."""
@@ -245,37 +266,3 @@ class IncomingPacket:
     def describe(self) -> str:
         """What is waited for."""
         return described(self._first)
-
-
-def _nothing() -> None:
-    """The value of a token."""
-
-
-def _content(transfer: Transfer, place: Array | None) -> Callable[[], Any]:
-    """What makes the value of a transfer."""
-    if place is not None:
-        return place.copy
-    dtype = transfer.dtype
-    return _nothing if dtype is None else (lambda: np.empty(transfer.shape or (), dtype.np_dtype))
-
-
-def _layout(transfers: Sequence[Transfer]) -> tuple[Array, dict[int, Array | None]]:
-    """The buffer of a packet, and where in it each transfer's tensor is; None for a token and an empty tensor, of one byte each.
-
-    Tensors of the longest numbers come first, so that all of them are aligned.
-    """
-    buffer = np.ones(sum(map(packed_nbytes, transfers)), np.uint8)
-    places: dict[int, Array | None] = {}
-    offset = 0
-    for transfer in sorted(transfers, key=_itemsize, reverse=True):
-        place: Array | None = None
-        if transfer.dtype is not None and transfer.nbytes:
-            assert transfer.shape is not None
-            place = np.ndarray(transfer.shape, transfer.dtype.np_dtype, buffer, offset)
-        places[transfer.index] = place
-        offset += packed_nbytes(transfer)
-    return buffer, places
-
-
-def _itemsize(transfer: Transfer) -> int:
-    return transfer.dtype.np_dtype.itemsize if transfer.dtype is not None and transfer.nbytes else 0

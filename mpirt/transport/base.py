@@ -105,7 +105,8 @@ class Counters:
     """Traffic of one rank since its start; a message counts once however many chunks it travels in.
 
     Sent: when handed to the transport. Received: when the receiver learns of it. A tensor in a window (`window`) counts with its
-    bytes as one there, and the message that tells of it as any other.
+    bytes as one there, and the message that tells of it as any other. So does what is read on boards (`board`). Packets that go
+    through boxes (`boxes`) are counted when their step begins.
     """
 
     messages_sent: int = 0
@@ -118,6 +119,10 @@ class Counters:
     window_bytes_sent: int = 0
     windows_received: int = 0
     window_bytes_received: int = 0
+    boxes_sent: int = 0
+    box_bytes_sent: int = 0
+    boxes_received: int = 0
+    box_bytes_received: int = 0
 
 
 class Transport(Protocol):

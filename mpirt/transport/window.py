@@ -169,9 +169,10 @@ class Window:
         return array
 
     def _close(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        # Threads may meet here, and the garbage collector in any of them, so no lock: nothing runs between this look and the change.
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 _windows: weakref.WeakValueDictionary[int, Window] = weakref.WeakValueDictionary()

@@ -48,7 +48,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What one rank's transport did during something."""
+    """What one rank's transport did during something; what goes through boxes counts as what goes in messages."""
 
     sent: int
     sent_bytes: int
@@ -60,10 +60,10 @@ class Traffic:
     def since(before: Counters, now: Counters) -> Traffic:
         """Difference of two states of the counters."""
         return Traffic(
-            now.messages_sent - before.messages_sent,
-            now.bytes_sent - before.bytes_sent,
-            now.messages_received - before.messages_received,
-            now.bytes_received - before.bytes_received,
+            now.messages_sent + now.boxes_sent - before.messages_sent - before.boxes_sent,
+            now.bytes_sent + now.box_bytes_sent - before.bytes_sent - before.box_bytes_sent,
+            now.messages_received + now.boxes_received - before.messages_received - before.boxes_received,
+            now.bytes_received + now.box_bytes_received - before.bytes_received - before.box_bytes_received,
             now.control_sent - before.control_sent,
         )
 

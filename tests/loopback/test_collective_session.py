@@ -342,7 +342,7 @@ def test_after_its_first_step_a_signature_sends_exactly_its_tensors_and_no_contr
     for rank, (traffic, promised) in enumerate(found):
         out, into = sent[rank], received[rank]
         assert traffic == Traffic(steps * out[0], steps * out[1], steps * into[0], steps * into[1], 0), f"rank {rank}"
-        assert promised == {"messages": 9, "nbytes": 3 * big + 15, "window_nbytes": 0}
+        assert promised == {"messages": 0, "nbytes": 0, "window_nbytes": 3 * big + 15}
 
 
 def test_in_the_steady_state_what_has_an_unknown_shape_needs_one_message_if_small_and_two_if_large() -> None:
@@ -396,16 +396,17 @@ def test_the_programs_of_all_ranks_are_written_where_MPIRT_DUMP_PROGRAM_says(  #
         "session-0-step-0-rank-0.txt": (
             "rank 0: 2 instructions, 2 slots\n"
             "  feed  s0 = a:0\n"
-            "  send  s0 #0 a:0 from /job:worker/task:0 (rank 0) to rank 1 8 B in a message (small) for /job:worker/task:1   # drop s0\n"
-            "  recv  s1 #1 b:0 from /job:worker/task:1 (rank 1) to rank 0 8 B in a message (small) for fetch\n"
+            "  send  s0 #0 a:0 from /job:worker/task:0 (rank 0) to rank 1 8 B"
+            " through a box (small, on one host) for /job:worker/task:1   # drop s0\n"
+            "  recv  s1 #1 b:0 from /job:worker/task:1 (rank 1) to rank 0 8 B through a box (small, on one host) for fetch\n"
             "  fetch s1\n"
             "memory: 8 B at most, 0 B of it in 0 buffers that every step uses again\n"
         ),
         "session-0-step-0-rank-1.txt": (
             "rank 1: 3 instructions, 2 slots\n"
-            "  recv  s0 #0 a:0 from /job:worker/task:0 (rank 0) to rank 1 8 B in a message (small) for /job:worker/task:1\n"
+            "  recv  s0 #0 a:0 from /job:worker/task:0 (rank 0) to rank 1 8 B through a box (small, on one host) for /job:worker/task:1\n"
             "  run   s1 = Neg b(s0) on /job:worker/task:1/device:CPU:0   # drop s0\n"
-            "  send  s1 #1 b:0 from /job:worker/task:1 (rank 1) to rank 0 8 B in a message (small) for fetch\n"
+            "  send  s1 #1 b:0 from /job:worker/task:1 (rank 1) to rank 0 8 B through a box (small, on one host) for fetch\n"
             "  fetch s1\n"
             "memory: 16 B at most, 0 B of it in 0 buffers that every step uses again\n"
         ),

@@ -33,11 +33,19 @@ def traffic_of(cluster: tf.Cluster, steps: int, step: Callable[[], object]) -> d
 
 
 NO_WINDOWS = {"windows_sent": 0, "window_bytes_sent": 0, "windows_received": 0, "window_bytes_received": 0}
+NO_MESSAGES = {"messages_sent": 0, "bytes_sent": 0, "messages_received": 0, "bytes_received": 0}
+NO_BOXES = {"boxes_sent": 0, "box_bytes_sent": 0, "boxes_received": 0, "box_bytes_received": 0}
+NO_CONTROL = {"control_sent": 0, "control_received": 0}
 
 
 @pytest.mark.ranks([2, 4])
-def test_a_steady_step_moves_the_bytes_of_its_plan_and_sends_no_control_message(cluster: tf.Cluster, nranks: int, rank: int) -> None:
+@pytest.mark.parametrize("shared", [True, False], ids=["through boxes", "in messages"])
+def test_a_steady_step_moves_the_bytes_of_its_plan_and_sends_no_control_message(
+    cluster: tf.Cluster, nranks: int, rank: int, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every rank's vector goes to rank 0, once though two operations read it; their sum, fetched, goes to all others."""
+    if not shared:
+        monkeypatch.setattr(cluster.transport, "memory", range(nranks))  # as on hosts of their own
     vectors = []
     for task in range(nranks):
         with tf.device(on(task)):
@@ -51,17 +59,17 @@ def test_a_steady_step_moves_the_bytes_of_its_plan_and_sends_no_control_message(
         expected = np.full(1000, 4.0 * sum(range(nranks)))
         np.testing.assert_array_equal(session.run(total, feeds), expected)
         counted = traffic_of(cluster, 10, lambda: session.run(total, feeds))
-        assert session.traffic(total, feeds) == {"messages": 2 * others, "nbytes": 2 * others * 4000, "window_nbytes": 0}
-    messages = 10 * (others if rank == 0 else 1)  # as many come as go
-    assert counted == {
-        "messages_sent": messages,
-        "bytes_sent": messages * 4000,
-        "messages_received": messages,
-        "bytes_received": messages * 4000,
-        "control_sent": 0,
-        "control_received": 0,
-        **NO_WINDOWS,
-    }
+        promised = session.traffic(total, feeds)
+    packets = 10 * (others if rank == 0 else 1)  # as many come as go
+    through = {"sent": packets, "bytes_sent": packets * 4000, "received": packets, "bytes_received": packets * 4000}
+    if shared:
+        assert promised == {"messages": 0, "nbytes": 0, "window_nbytes": 2 * others * 4000}
+        boxed = {f"{'box' if 'bytes' in name else 'boxes'}_{name}": count for name, count in through.items()}
+        assert counted == {**NO_MESSAGES, **NO_WINDOWS, **boxed, **NO_CONTROL}
+    else:
+        assert promised == {"messages": 2 * others, "nbytes": 2 * others * 4000, "window_nbytes": 0}
+        sent = {name if "bytes" in name else f"messages_{name}": count for name, count in through.items()}
+        assert counted == {**sent, **NO_WINDOWS, **NO_BOXES, **NO_CONTROL}
 
 
 @pytest.mark.ranks(3)
@@ -96,6 +104,7 @@ def test_a_large_tensor_goes_through_a_window_and_a_word_tells_of_it(cluster: tf
         "window_bytes_sent": 10 * 4 * n,
         "windows_received": 10,
         "window_bytes_received": 10 * 4 * n,
+        **NO_BOXES,
     }
 
 
@@ -108,11 +117,12 @@ def test_of_what_its_owner_alone_gets_the_others_hear_in_one_byte(cluster: tf.Cl
         session.run(v.initializer)
         session.run(grown)
         counted = traffic_of(cluster, 5, lambda: session.run(grown))
-        assert session.traffic(grown) == {"messages": 2, "nbytes": 2, "window_nbytes": 0}
+        assert session.traffic(grown) == {"messages": 0, "nbytes": 0, "window_nbytes": 2}
         value = session.run(grown)
     sent, received = (2, 0) if rank == 1 else (0, 1)
-    assert counted["messages_sent"] == counted["bytes_sent"] == 5 * sent
-    assert counted["messages_received"] == counted["bytes_received"] == 5 * received
+    assert counted["boxes_sent"] == counted["box_bytes_sent"] == 5 * sent
+    assert counted["boxes_received"] == counted["box_bytes_received"] == 5 * received
+    assert counted["messages_sent"] == counted["messages_received"] == 0
     assert counted["control_sent"] == counted["control_received"] == 0
     if rank == 1:
         np.testing.assert_array_equal(value, np.arange(6.0) + 7)
@@ -131,10 +141,11 @@ def test_a_control_edge_between_ranks_is_one_byte(cluster: tf.Cluster, rank: int
         session.run(v.initializer)
         session.run(after)
         promised = session.traffic(after)
-        assert promised == {"messages": 2, "nbytes": 1 + 4, "window_nbytes": 0}, "the edge, and the fetched value on its way back"
+        assert promised == {"messages": 0, "nbytes": 0, "window_nbytes": 1 + 4}, "the edge, and the fetched value on its way back"
         counted = traffic_of(cluster, 3, lambda: session.run(after))
-    assert counted["bytes_sent"] == 3 * (1 if rank == 0 else 4)
-    assert counted["bytes_received"] == 3 * (4 if rank == 0 else 1)
+    assert counted["box_bytes_sent"] == 3 * (1 if rank == 0 else 4)
+    assert counted["box_bytes_received"] == 3 * (4 if rank == 0 else 1)
+    assert counted["messages_sent"] == counted["messages_received"] == 0
     assert counted["control_sent"] == counted["control_received"] == 0
 
 
