@@ -320,12 +320,13 @@ def test_after_its_first_step_a_signature_sends_exactly_its_tensors_and_no_contr
 
     found = values(4, script, {"worker": 3}, seed)
     big = 4 * n
-    sent = [(1, big), (2, 2 * big), (6, 3 * (4 + 1)), (0, 0)]  # a and b to task 2 ("late" waits for a); total and late to 3 ranks
-    received = [(2, 5), (1 + 2, big + 5), (2, 2 * big), (2, 5)]
+    # a and b to task 2, and in a's packet a token: "late" comes before what reads a. Total and late to 3 ranks.
+    sent = [(1, big), (2, 2 * big + 1), (6, 3 * (4 + 1)), (0, 0)]
+    received = [(2, 5), (1 + 2, big + 5), (2, 2 * big + 1), (2, 5)]
     for rank, (traffic, promised) in enumerate(found):
         out, into = sent[rank], received[rank]
         assert traffic == Traffic(steps * out[0], steps * out[1], steps * into[0], steps * into[1], 0), f"rank {rank}"
-        assert promised == {"messages": 9, "nbytes": 3 * big + 15, "window_nbytes": 0}
+        assert promised == {"messages": 9, "nbytes": 3 * big + 16, "window_nbytes": 0}
 
 
 def test_in_the_steady_state_what_has_an_unknown_shape_needs_one_message_if_small_and_two_if_large() -> None:
