@@ -1,7 +1,17 @@
-"""The one order of a step: what the longest chain waits for comes first.
+"""The one order of a step: what other tasks compute with, as soon as they need it; the rest while they are waited for.
 
-All programs are projections of this order. It is a topological order because an operation's level is greater than
-that of everything that depends on it; equal levels keep creation order, so every rank finds the same one.
+All programs are projections of this order, which is topological and, since only creation order breaks ties, the same on every rank.
+
+- *Work for others*, operations whose result another task will compute with, comes in the order of the moments at which it is
+  needed. These are counted with a processor for each operation: so a task that feeds another one in every row of its work does so
+  row by row, and the other one needn't wait until its longest chain has ended. Nothing comes earlier than needed.
+- *A task's own work*, all else, comes where work for others must wait for a message, as far as can be foreseen, and behind it.
+  It goes depth first: what has just been made is used before anything new is begun, so many independent chains live in the
+  memory of one, and a gradient is applied before the next one is made. That another task is told of its end, but computes nothing
+  that anybody reads, doesn't make it work for others.
+
+What can be foreseen: that each operation takes 1, and a message `_CROSSING_COST`.
+
 Small reductions of the same kind over the same tasks come next to one another, so that they can share messages
 (``compiler.exchange``), if none depends on another: see `bring_together`.
 """
@@ -11,6 +21,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence, Set
 
+from mpirt.cluster.task import Task
 from mpirt.compiler.buckets import filled, is_collective, kind_of
 from mpirt.compiler.placer import Placement
 from mpirt.compiler.prune import control_producers
@@ -18,25 +29,231 @@ from mpirt.graph.graph import Operation, Tensor
 from mpirt.ops.collective_ops import HUBS
 
 _OP_COST = 1
-_CROSSING_COST = 8  # a message costs as much as some small operations
+_CROSSING_COST = 4  # a message takes as long as some small operations
+_NEVER = 1 << 62
 
 
 def schedule(needed: Sequence[Operation], placement: Placement, feeds: Set[Tensor] = frozenset()) -> list[Operation]:
     """The operations ``needed`` (in creation order) in the order in which a step runs them."""
-    level = dict.fromkeys(needed, _OP_COST)
-    for op in reversed(needed):
-        device, beside = placement[op], level[op] + _OP_COST
-        for tensor in op.inputs:
-            producer = tensor.op
-            if tensor not in feeds:
-                there = placement[producer]
-                before = beside if there is device or there.task == device.task else beside + _CROSSING_COST
-                if level[producer] < before:
-                    level[producer] = before
-        for producer in control_producers(op, feeds) if op.control_inputs else ():
-            before = beside if placement[producer].task == device.task else beside + _CROSSING_COST
-            level[producer] = max(level[producer], before)
-    return bring_together(sorted(needed, key=level.__getitem__, reverse=True), placement, feeds)  # equal ones keep their order
+    return bring_together(_Scheduler(needed, placement, feeds).run(), placement, feeds)
+
+
+class _Worker:
+    """A task as it works in the mind."""
+
+    __slots__ = ("clock", "coming", "left", "number", "ready")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.clock = 0
+        self.left = 0  # work for others, and collectives that it takes part in
+        self.ready: list[int] = []  # own work that can be done, the last one next
+        self.coming: list[tuple[int, int]] = []  # own work that only waits for messages: a heap, by when they come
+
+
+class _Scheduler:
+    """Looks at all operations forward, then backward, then has the tasks work. Operations go by their positions in ``needed``."""
+
+    def __init__(self, needed: Sequence[Operation], placement: Placement, feeds: Set[Tensor]) -> None:
+        self.needed = needed
+        self.placement = placement
+        self.feeds = feeds
+        self.tasks: dict[Task, _Worker] = {}
+        self.workers: list[_Worker]  # who runs each operation
+        self.inputs: list[list[int]]  # what makes each one's inputs
+        self.controls: dict[int, list[int]] = {}  # what else must have run before
+        self.soonest: list[int] = []  # each one's end if it had a processor to itself and messages took no time
+        self.level = [_OP_COST] * len(needed)  # the longest way to the end of the step
+        self.due = [_NEVER] * len(needed)  # when work for others should have ended
+        self.readers: dict[int, list[int]] = {}  # those that are own work, once for each time that they read
+        self.waiting: dict[int, int] = {}  # for how many of these own work waits
+        self.senders: dict[int, list[int]] = {}  # what an operation needs from other tasks
+        self.ended = [0] * len(needed)
+        self.agenda: list[tuple[int, int]] = []  # by time: tasks, by number, that have only own work left and may go on
+        self.found: list[int] = []
+
+    def run(self) -> list[Operation]:
+        """The order."""
+        self._look_forward()
+        self._look_backward()
+        self._work()
+        assert len(self.found) == len(self.needed), "some operation waits for one that is not part of the step"
+        return [self.needed[i] for i in self.found]
+
+    def _look_forward(self) -> None:
+        needed, placement, feeds, soonest = self.needed, self.placement, self.feeds, self.soonest
+        devices = [placement[op] for op in needed]
+        known = {}  # by identity: most operations share their devices
+        for each, device in {id(device): device for device in devices}.items():
+            known[each] = self.tasks.setdefault(device.task, _Worker(len(self.tasks)))
+        self.workers = [known[id(device)] for device in devices]
+        position = {op: i for i, op in enumerate(needed)}
+        self.inputs = [[position[tensor.op] for tensor in op.inputs if tensor not in feeds] for op in needed]
+        for i, op in enumerate(needed):
+            if op.control_inputs:
+                self.controls[i] = [position[each] for each in control_producers(op, feeds)]
+        for i, before in enumerate(self.inputs):
+            start = 0
+            for each in before:
+                if soonest[each] > start:
+                    start = soonest[each]
+            if i in self.controls:
+                start = max([start, *[soonest[each] for each in self.controls[i]]])
+            soonest.append(start + _OP_COST)
+
+    def _look_backward(self) -> None:
+        needed, level, due, workers = self.needed, self.level, self.due, self.workers
+        controls, readers, waiting = self.controls, self.readers, self.waiting
+        leading = {each for before in self.inputs for each in before} if controls else set()  # to something that is read
+        backward = zip(range(len(needed) - 1, -1, -1), reversed(workers), reversed(self.inputs), reversed(self.soonest), strict=True)
+        for i, worker, inputs, end in backward:
+            beside = level[i] + _OP_COST
+            own = due[i] == _NEVER and needed[i].type not in HUBS  # nobody runs a collective alone
+            if own:
+                start = end - _OP_COST
+                for each in inputs:
+                    if each in readers:
+                        readers[each].append(i)
+                    else:
+                        readers[each] = [i]
+                    if workers[each] is not worker:
+                        self._cross(each, i, start)
+                    elif level[each] < beside:
+                        level[each] = beside
+                waiting[i] = len(inputs)
+            else:
+                if not end <= due[i] < _NEVER:
+                    due[i] = end
+                start = due[i] - _OP_COST
+                for each in inputs:
+                    if workers[each] is worker:
+                        if level[each] < beside:
+                            level[each] = beside
+                        if due[each] > start:
+                            due[each] = start
+                    else:
+                        self._cross(each, i, start)
+            if i in controls:
+                self._look_at_controls(i, own, start, leading)
+
+    def _look_at_controls(self, i: int, own: bool, start: int, leading: set[int]) -> None:
+        leads = not own or i in leading
+        for each in self.controls[i]:
+            if leads:
+                leading.add(each)
+            if self.workers[each] is not self.workers[i]:
+                self._cross(each, i, start if leads else None)
+            else:
+                self.level[each] = max(self.level[each], self.level[i] + _OP_COST)
+                if not own:
+                    self.due[each] = min(self.due[each], start)
+            if own:
+                self.readers.setdefault(each, []).append(i)
+        if own:
+            self.waiting[i] += len(self.controls[i])
+
+    def _cross(self, producer: int, reader: int, start: int | None) -> None:
+        """``reader``, on another task, needs ``producer``, and if that is work for others, when that begins at ``start``."""
+        self.senders.setdefault(reader, []).append(producer)
+        self.level[producer] = max(self.level[producer], self.level[reader] + _OP_COST + _CROSSING_COST)
+        if start is not None:
+            self.due[producer] = min(self.due[producer], start - _CROSSING_COST)
+
+    def _work(self) -> None:
+        """Have the tasks run the work for others, in its order, their own while that waits, and the rest behind their last one."""
+        workers, senders, readers, found, ended = self.workers, self.senders, self.readers, self.found, self.ended
+        agenda = self.agenda
+        for_others = [i for i, due in enumerate(self.due) if due < _NEVER]
+        for_others.sort(key=self.level.__getitem__, reverse=True)  # equal ones keep their order
+        for_others.sort(key=self.due.__getitem__)
+        taking_part = {i: {workers[each] for each in self.inputs[i]} - {workers[i]} for i in for_others if self.needed[i].type in HUBS}
+        for worker in (*[workers[i] for i in for_others], *[worker for several in taking_part.values() for worker in several]):
+            worker.left += 1
+        for worker in self.tasks.values():
+            self._may_go_on(worker, 0)
+        self._begin([i for i, count in self.waiting.items() if not count])
+        for i in for_others:
+            worker = workers[i]
+            if i in senders:
+                self._work_until(self._arrival(i), worker)
+            if agenda and agenda[0][0] <= worker.clock:
+                self._go_on(worker.clock)
+            worker.clock = ended[i] = worker.clock + _OP_COST
+            found.append(i)
+            if i in readers:
+                self._hand_on(i)
+            for each in (worker, *taking_part[i]) if i in taking_part else (worker,):
+                each.left -= 1
+                self._may_go_on(each, each.clock)
+        self._go_on(_NEVER)
+
+    def _may_go_on(self, worker: _Worker, moment: int) -> None:
+        if not worker.left:
+            heapq.heappush(self.agenda, (moment, worker.number))
+
+    def _go_on(self, moment: int) -> None:
+        """Have the tasks that have only own work left do what they can until then."""
+        tasks, agenda = list(self.tasks.values()), self.agenda
+        while agenda and agenda[0][0] <= moment:
+            now, number = heapq.heappop(agenda)
+            worker = tasks[number]
+            self._work_until(now, worker)
+            self._take_in(worker)
+            while worker.ready:
+                self._run(worker)
+            if worker.coming:
+                self._may_go_on(worker, worker.coming[0][0])
+
+    def _work_until(self, moment: int, worker: _Worker) -> None:
+        """Have a task do its own work until then, if it has some."""
+        while worker.clock < moment:
+            self._take_in(worker)
+            if worker.ready:
+                self._run(worker)
+            else:
+                worker.clock = min(moment, worker.coming[0][0]) if worker.coming else moment
+
+    def _take_in(self, worker: _Worker) -> None:
+        """Own work whose messages have come is next, that of the first ones first."""
+        come = []
+        while worker.coming and worker.coming[0][0] <= worker.clock:
+            come.append(heapq.heappop(worker.coming)[1])
+        worker.ready += reversed(come)
+
+    def _run(self, worker: _Worker) -> None:
+        """Run the next of a task's own work."""
+        i = worker.ready.pop()
+        self.found.append(i)
+        worker.clock = self.ended[i] = worker.clock + _OP_COST
+        if i in self.readers:
+            self._hand_on(i)
+
+    def _hand_on(self, i: int) -> None:
+        """Tell own work that reads what ``i`` gives out."""
+        waiting, ready = self.waiting, []
+        for reader in self.readers[i]:
+            waiting[reader] -= 1
+            if not waiting[reader]:
+                ready.append(reader)
+        if ready:
+            self._begin(ready)
+
+    def _begin(self, ready: list[int]) -> None:
+        """Own work that waits for nothing but messages. What is nearest to the end goes first: nothing else lives as long."""
+        if len(ready) > 1:
+            ready.sort(key=lambda i: (-self.level[i], -i))
+        for i in ready:
+            worker = self.workers[i]
+            if i in self.senders:
+                arrival = self._arrival(i)
+                heapq.heappush(worker.coming, (arrival, i))
+                self._may_go_on(worker, arrival)
+            else:
+                worker.ready.append(i)
+
+    def _arrival(self, i: int) -> int:
+        """When all that an operation needs from other tasks is there."""
+        return max([self.ended[each] for each in self.senders[i]]) + _CROSSING_COST
 
 
 def bring_together(order: Sequence[Operation], placement: Placement, feeds: Set[Tensor] = frozenset()) -> list[Operation]:

@@ -134,7 +134,8 @@ def test_in_a_session_no_array_of_an_emulated_gpu_is_one_of_the_hosts(
         c = tf.constant([1.0, 2.0, 3.0, 4.0])
         v = tf.Variable(np.ones(4, np.float32))
         same, flat = tf.identity(x), tf.reshape(v, [2, 2])
-        update = tf.assign_add(v, x)
+        with tf.control_dependencies([flat]):
+            update = tf.assign_add(v, x)
     with tf.device("/job:worker/task:0/cpu:0"):
         host = tf.constant([5.0, 6.0, 7.0, 8.0])
         out = tf.identity(same)

@@ -191,12 +191,13 @@ def test_of_two_values_of_a_variable_in_one_packet_each_reader_sees_its_own() ->
             v = tf.Variable(1.0, name="v")
         with tf.device("/job:worker/task:0/device:CPU:0"):
             early = tf.exp(v._as_graph_element())
-            for _ in range(30):  # so that it comes first in the order
+            for _ in range(30):  # a long way to something that the other task needs: so it comes first in the order
                 early = tf.exp(early)
         with tf.device("/job:ps/task:0/device:CPU:0"):
+            early = tf.exp(early)
             change = tf.assign_add(v, 1.0)
         with tf.device("/job:worker/task:0/device:CPU:0"), tf.control_dependencies([change]):
-            late = tf.exp(v._as_graph_element(), name="late")
+            late = tf.exp(tf.exp(v._as_graph_element(), name="late"))
     plan = Step(graph, (early, late), ()).plan()
     worker = link(plan, by_task, 1, 3)
     assert [[t.name for t in packet] for packet in worker.packets] == [["v:0", "v:0"]]

@@ -55,7 +55,7 @@ def refusal(plan: Plan) -> str:
 
 @pytest.fixture
 def plan(graph: Graph) -> Plan:
-    """a on ps 0; b and c on the worker, which read a; d on ps 1 reads c and waits for b."""
+    """a on ps 0; b and c on the worker, which read a; d on ps 1 reads c and waits for b; e there reads d."""
     with tf.device(PS0 + "/cpu:0"):
         a = tf.constant(1.0, name="a")
     with tf.device(WORKER + "/cpu:0"):
@@ -63,23 +63,25 @@ def plan(graph: Graph) -> Plan:
         c = tf.exp(a, name="c")
     with tf.device(PS1 + "/cpu:0"), tf.control_dependencies([b]):
         d = tf.negative(c, name="d")
-    return Step(graph, (d,), ()).plan()
+    with tf.device(PS1 + "/cpu:0"):
+        e = tf.negative(d, name="e")
+    return Step(graph, (e,), ()).plan()
 
 
 def test_the_plan_that_is_broken_below_is_correct(plan: Plan) -> None:
     verify(plan)
-    assert [node.op.name for node in plan.nodes] == ["a", "b", "c", "d"]
+    assert [node.op.name for node in plan.nodes] == ["a", "b", "c", "d", "e"]
     assert [str(e) for e in plan.edges] == [f"a:0 {PS0} -> {WORKER}", f"c:0 {WORKER} -> {PS1}", f"^b {WORKER} -> {PS1}"]
 
 
 def reorder(plan: Plan) -> Plan:
-    a, b, c, d = plan.nodes
-    return replace(plan, nodes=(a, b, d, c))
+    a, b, c, d, e = plan.nodes
+    return replace(plan, nodes=(a, b, d, c, e))
 
 
 def forget_a_control_input(plan: Plan) -> Plan:
-    a, b, c, d = plan.nodes
-    return replace(plan, nodes=(a, c, d, b))
+    a, b, c, d, e = plan.nodes
+    return replace(plan, nodes=(a, c, d, b, e))
 
 
 def drop_a_wait(plan: Plan) -> Plan:
