@@ -125,7 +125,12 @@ class Window:
         _windows[self.serial] = self
 
     def __del__(self) -> None:
-        self._close()
+        # The garbage collector may find it together with those who would have said that they abandon it. At the end of the
+        # interpreter names of modules are None.
+        if self.descriptor >= 0 and _STATE is not None and self.state != FREE:
+            _abandoned[self.serial] = self
+        else:
+            self._close()
 
     @property
     def state(self) -> int:
@@ -194,6 +199,7 @@ def _forget_free_windows() -> None:
     for serial, window in list(_abandoned.items()):
         if window.free:
             _abandoned.pop(serial, None)
+            window._close()
 
 
 def _references_of_a_sole_holder() -> int:

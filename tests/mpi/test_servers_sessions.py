@@ -183,8 +183,6 @@ def test_a_clash_on_a_shared_variable_names_both_files_and_lines(rank: int, shar
 
 @pytest.mark.ranks(2)
 def test_ctrl_c_during_a_step_leaves_a_session_that_works(rank: int) -> None:
-    server = tf.train.Server({"worker": 2})
-
     def slow(x: Any) -> Any:
         time.sleep(0.3 if x > 50 else 0)
         return x
@@ -195,6 +193,7 @@ def test_ctrl_c_during_a_step_leaves_a_session_that_works(rank: int) -> None:
         y.set_shape([])
     with on(0):
         z = y * 2.0
+    server = tf.train.Server({"worker": 2})  # now that this rank knows its function
     if rank == 0:
         with tf.Session(server.target) as session:
             assert session.run(z, {x: 1.0}) == 2
@@ -211,8 +210,6 @@ def test_ctrl_c_during_a_step_leaves_a_session_that_works(rank: int) -> None:
 
 @pytest.mark.ranks(3)
 def test_close_ends_blocked_steps_within_100_ms_and_the_servers_serve_the_next_session(rank: int, shared_path: Path) -> None:
-    server = tf.train.Server({"worker": 3})
-
     def wait(x: Any) -> Any:
         (shared_path / "reached").touch()
         until((shared_path / "go on").exists)
@@ -222,6 +219,7 @@ def test_close_ends_blocked_steps_within_100_ms_and_the_servers_serve_the_next_s
         held = tf.py_func(wait, [tf.constant(1.0)], tf.float32)
     with on(2):
         y = tf.identity(held)
+    server = tf.train.Server({"worker": 3})  # now that this rank knows its function
     if rank == 0:
         session = tf.Session(server.target)
         ended: list[tuple[float, BaseException]] = []

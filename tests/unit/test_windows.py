@@ -155,10 +155,15 @@ def test_a_sender_two_tensors_ahead_waits_by_name_and_goes_on_when_one_was_taken
     assert pair.states == [FREE, FREE] and not pair.outgoing.pending()
 
 
+@pytest.mark.parametrize("cycle", [False, True], ids=["let go", "found by the garbage collector"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_tensor_on_its_way_arrives_although_the_sender_is_gone(seed: int | None) -> None:
+def test_a_tensor_on_its_way_arrives_although_the_sender_is_gone(seed: int | None, cycle: bool) -> None:
     pair = Pair(seed)
     pair.outgoing.send(pair.full(7))
+    if cycle:
+        circle: list[Any] = [pair.outgoing]
+        circle.append(circle)
+        del circle
     del pair.outgoing
     gc.collect()
     pair.sender.poll_control()
