@@ -7,8 +7,8 @@ All programs are projections of this order, which is topological and, since only
   row by row, and the other one needn't wait until its longest chain has ended. Nothing comes earlier than needed.
 - *A task's own work*, all else, comes where work for others must wait for a message, as far as can be foreseen, and behind it.
   It goes depth first: what has just been made is used before anything new is begun, so many independent chains live in the
-  memory of one, and a gradient is applied before the next one is made. That another task is told of its end, but computes nothing
-  that anybody reads, doesn't make it work for others.
+  memory of one. Of what is ready together the longer way goes first, so a variable is read by all before it changes, and needn't
+  be copied for that. That another task is told of its end, but computes nothing that anybody reads, doesn't make it work for others.
 
 What can be foreseen: that each operation takes 1, and a message `_CROSSING_COST`.
 
@@ -239,9 +239,9 @@ class _Scheduler:
             self._begin(ready)
 
     def _begin(self, ready: list[int]) -> None:
-        """Own work that waits for nothing but messages. What is nearest to the end goes first: nothing else lives as long."""
+        """Own work that waits for nothing but messages. What is farthest from the end goes first: variables are read before they change."""
         if len(ready) > 1:
-            ready.sort(key=lambda i: (-self.level[i], -i))
+            ready.sort(key=lambda i: (self.level[i], -i))
         for i in ready:
             worker = self.workers[i]
             if i in self.senders:

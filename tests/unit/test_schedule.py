@@ -102,13 +102,13 @@ def test_own_work_runs_while_work_for_others_must_wait_and_only_then(step: Step)
 
 @settings(max_examples=100)
 @given(steps())
-def test_own_work_goes_on_with_what_was_just_made_the_shortest_way_to_the_end_first(step: Step) -> None:
+def test_own_work_goes_on_with_what_was_just_made_the_longest_way_to_the_end_first(step: Step) -> None:
     rule, done = Rule(step, alone=True), set[Operation]()
-    # What became ready last comes first; of what became ready together the shorter way, then what was made first.
+    # What became ready last comes first; of what became ready together the longer way, then what was made first.
     batches = [[op for op in rule.needed if not rule.producers[op]]]
     for op in rule.order:
         batch = [b for b in batches if b][-1]
-        assert op == min(batch, key=lambda o: (rule.way[o], o.index))
+        assert op == min(batch, key=lambda o: (-rule.way[o], o.index))
         batch.remove(op)
         done.add(op)
         batches.append([c for c in rule.consumers[op] if rule.producers[c] <= done])
@@ -210,5 +210,5 @@ def test_a_fed_tensor_is_no_reason_to_wait() -> None:
     y = tf.negative(x, name="y")
     z = tf.negative(y, name="z")
     needed = [op for op in tf.get_default_graph().get_operations()]
-    assert [op.name for op in schedule(needed, dict.fromkeys(needed, HERE), {y})] == ["z", "Const", "x", "y"]
+    assert [op.name for op in schedule(needed, dict.fromkeys(needed, HERE), {y})] == ["Const", "x", "y", "z"]
     assert [op.name for op in schedule([z.op], {z.op: HERE}, {y})] == ["z"]
