@@ -213,10 +213,10 @@ def fails_within(mpirun: Mpirun, option: int, flag: Path) -> list[float]:
     assert not result.timed_out and result.rc != 0, result
     gone = rf"rank 1 \(host \S+, pid {pid}, /job:ps/task:1\) is gone: its process has ended\."
     for rank in (3, 4):  # one in a loop of steps, one blocked in a step
-        told = re.search(rf"^rank {rank}: (\d+\.\d+) {gone}", result.stdout, re.MULTILINE)
+        told = re.search(rf"rank {rank}: (\d+\.\d+) {gone}", result.stdout)  # launchers may join lines
         assert told, result
         seconds.append(float(told[1]) - killed)
-        assert re.search(rf"^rank {rank}: again {gone}", result.stdout, re.MULTILINE), result
+        assert re.search(rf"rank {rank}: again {gone}", result.stdout), result
     assert "rank 2: went on" in result.stdout and "rank 2: runs" in result.stdout, result
     return seconds
 
