@@ -6,6 +6,7 @@ Neighbours: activations are in ``activation_ops``, whole losses with weights in 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -362,7 +363,11 @@ def _sparse_cross_entropy_kernel(ctx: KernelContext, x: Any, labels: Any) -> Any
 
 
 _MOST_BY_CLASS = 1 << 16
-_COUNT = np.arange(_MOST_BY_CLASS)
+
+
+@functools.cache
+def _count() -> Any:
+    return np.arange(_MOST_BY_CLASS)
 
 
 def _sparse_cross_entropy_by_class(x: Any, labels: Any) -> tuple[Any, Any]:
@@ -372,7 +377,7 @@ def _sparse_cross_entropy_by_class(x: Any, labels: Any) -> tuple[Any, Any]:
     y -= np.maximum.reduce(y, 0)
     table = y.reshape(-1)
     where = labels * rows
-    where += _COUNT[:rows]
+    where += _count()[:rows]
     chosen = table[where]
     np.exp(y, y)
     loss = np.add.reduce(y, 0)

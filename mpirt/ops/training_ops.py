@@ -146,6 +146,7 @@ def _sparse_kernel(rule: Rule, num_cells: int, where: int, resource: bool) -> Ca
 
 def _locking(rule: Rule, update: Callable[..., None], num_cells: int, resource: bool) -> Callable[..., Any]:
     """The kernel: ``update`` under the locks of its cells, taken in the op's order (the variable, then its slots)."""
+    assert 0 < num_cells <= 4, "the locks below are written out"
 
     @functools.wraps(rule)  # the rule's keywords are the attributes to bind
     def kernel(ctx: KernelContext, *inputs: Any, **attrs: Any) -> Any:

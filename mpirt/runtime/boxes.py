@@ -19,11 +19,12 @@ from typing import Any, Final
 import numpy as np
 
 from mpirt.compiler.program import WORD_NBYTES, Program, Recv, Send, Transfer
-from mpirt.runtime.packet_layout import Array, Places, contents_of, packet_nbytes, places_in
-from mpirt.runtime.rendezvous import DeadTensor, Wait, broken_promise, comes_soon, described
+from mpirt.runtime.packet_layout import Array, Places, contents_of, packet_nbytes, places_in, stores_of
+from mpirt.runtime.rendezvous import DeadTensor, Wait, comes_soon, described
 from mpirt.transport.base import Request, Transport
-from mpirt.transport.boxes import DEAD, TURN, Boxes, note_of, turn_of
-from mpirt.transport.window import Window, WindowView, abandon
+from mpirt.transport.board import DEAD, TURN, turn_of
+from mpirt.transport.boxes import Boxes, note_of
+from mpirt.transport.window import Window, WindowView
 
 _LOOKS, _ONE_LOOK = range(300), range(1)  # about 20 us, as in ``meetings``
 _NOTHING: Final = np.empty(0, np.uint8)
@@ -157,11 +158,9 @@ class _To:
         self.told = [bytes([note_of(step)]) * self.num_told for step in range(4)]
 
     def __del__(self) -> None:
-        if hasattr(self, "boxes"):
-            if self._letter is not None:
-                self._transport.keep([self._letter])
-            if self._window is not None:
-                abandon(self._window)
+        letter: Request | None = getattr(self, "_letter", None)
+        if letter is not None:
+            self._transport.keep([letter])
 
     def settled(self) -> bool:
         """Tell the other rank where the boxes are; True once it has opened them, or knows that there are none."""
@@ -246,26 +245,14 @@ class OutgoingBox:
 
     def sender(self, slots: Sequence[int], made_there: bool = False) -> Callable[[Sequence[Any]], None]:
         """What sends the values of this step: a function of all slots; see ``packets.OutgoingPacket``."""
-        stores = [
-            (slot, transfer, place, place.dtype, place.shape)
-            for slot, transfer in zip(slots, self._transfers, strict=True)
-            if (place := self._places[transfer.index]) is not None
-        ]
-        places = [(slot, place) for slot, _, place, _, _ in stores]
+        places, store = stores_of(self._transfers, slots, self._places)
         note, flags, now, memory, finish_last = self._number, self._flags, self._now, self._bytes, self._finish_last
-        always = not stores  # to look at the note: where the receiver writes costs a look as much as the rest
+        always = not places  # to look at the note: where the receiver writes costs a look as much as the rest
 
         def send(values: Sequence[Any]) -> None:
             if (always or not now[4]) and memory[note] != now[3]:
                 finish_last()
-            for slot, transfer, place, dtype, shape in stores:
-                value = values[slot]
-                if value is place:
-                    continue
-                array = value if value.__class__ is np.ndarray else np.asarray(value)
-                if (array.dtype is not dtype and array.dtype != dtype) or array.shape != shape:
-                    raise broken_promise(transfer, array)
-                place[...] = array
+            store(values)
             memory[flags + now[0]] = now[1]
 
         def send_what_is_there(values: Sequence[Any]) -> None:

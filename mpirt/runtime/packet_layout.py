@@ -1,4 +1,4 @@
-"""Where in a packet each tensor lies."""
+"""What packets are made of, however they travel: where in one each tensor lies, how it gets there and out again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from mpirt.compiler.packets import packed_nbytes
 from mpirt.compiler.program import Transfer
+from mpirt.runtime.rendezvous import broken_promise
 
 Array = np.ndarray[Any, Any]
 Places = dict[int, Array | None]
@@ -34,6 +35,27 @@ def places_in(buffer: Array, transfers: Sequence[Transfer]) -> Places:
         places[transfer.index] = place
         offset += packed_nbytes(transfer)
     return places
+
+
+def stores_of(transfers: Sequence[Transfer], slots: Sequence[int], places: Places) -> tuple[list[tuple[int, Array]], Callable[..., None]]:
+    """Slot and place of each tensor that has content; and what writes those that aren't in their places already, from all slots."""
+    stores = [
+        (slot, transfer, place, place.dtype, place.shape)
+        for slot, transfer in zip(slots, transfers, strict=True)
+        if (place := places[transfer.index]) is not None
+    ]
+
+    def store(values: Sequence[Any]) -> None:
+        for slot, transfer, place, dtype, shape in stores:
+            value = values[slot]
+            if value is place:
+                continue
+            array = value if value.__class__ is np.ndarray else np.asarray(value)
+            if (array.dtype is not dtype and array.dtype != dtype) or array.shape != shape:
+                raise broken_promise(transfer, array)
+            place[...] = array
+
+    return [(slot, place) for slot, _, place, _, _ in stores], store
 
 
 def contents_of(transfers: Sequence[Transfer], places: Places) -> Callable[[], Any] | None:

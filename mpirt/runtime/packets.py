@@ -19,8 +19,8 @@ from mpirt.compiler.packets import is_small
 from mpirt.compiler.program import Program, Transfer
 from mpirt.graph.op_def import Blocked
 from mpirt.runtime.boxes import AllBoxes, IncomingBox, OutgoingBox
-from mpirt.runtime.packet_layout import Array, Places, contents_of, packet_nbytes, places_in
-from mpirt.runtime.rendezvous import DeadTensor, Wait, broken_promise, comes_soon, described
+from mpirt.runtime.packet_layout import Array, Places, contents_of, packet_nbytes, places_in, stores_of
+from mpirt.runtime.rendezvous import DeadTensor, Wait, comes_soon, described
 from mpirt.transport.base import PENDING, Prepared, Request, Transport
 
 _NOTHING = np.empty(0, np.uint8)
@@ -142,25 +142,13 @@ class OutgoingPacket:
         -----
         A closure, because a look at an attribute costs as much as starting the message.
         """
-        stores = [
-            (slot, transfer, place, place.dtype, place.shape)
-            for slot, transfer in zip(slots, self._transfers, strict=True)
-            if (place := self._places[transfer.index]) is not None
-        ]
+        places, store = stores_of(self._transfers, slots, self._places)
         all_left, left, finish_last, start = self._left, self.request.test, self._finish_last, self.request.start
-        places = [(slot, place) for slot, _, place, _, _ in stores]
 
         def send(values: Sequence[Any]) -> None:
             if not all_left[0] and not left():
                 finish_last()
-            for slot, transfer, place, dtype, shape in stores:
-                value = values[slot]
-                if value is place:
-                    continue
-                array = value if value.__class__ is np.ndarray else np.asarray(value)
-                if (array.dtype is not dtype and array.dtype != dtype) or array.shape != shape:
-                    raise broken_promise(transfer, array)
-                place[...] = array
+            store(values)
             start()
 
         def send_what_is_there(values: Sequence[Any]) -> None:

@@ -37,7 +37,6 @@ from mpirt.transport.window import (
     SOLE_HOLDER,
     Window,
     WindowView,
-    abandon,
     hold_in_reserve,
     read_window,
     returned_in,
@@ -193,9 +192,6 @@ class WindowOutgoing(Outgoing):
         if hasattr(self, "_news"):
             self._transport.release([self._news])
             self._transport.keep([*self._requests, *[_Taken(w) for w in self._windows if w.state == FULL]])
-            for window in self._windows:
-                if window.state != FULL:
-                    abandon(window)
 
     def pending(self) -> bool:
         """Whether a message is still under way, or a tensor waits in a window to be taken."""
@@ -353,10 +349,7 @@ class _Taken:
         self._window = window
 
     def test(self) -> bool:
-        if self._window.state == FULL:
-            return False
-        abandon(self._window)
-        return True
+        return self._window.state != FULL
 
     def nbytes(self) -> int:
         return self._window.array.nbytes

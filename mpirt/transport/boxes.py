@@ -22,8 +22,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mpirt.transport.board import DEAD, TURN, turn_of
-
 _LINE = 64  # bytes of a cache line
 _BEFORE = 16  # of a box, in front of what is in it: the flags, and what aligns it
 
@@ -68,6 +66,3 @@ class Boxes:
 
 def _lines(nbytes: int) -> int:
     return -(-nbytes // _LINE) * _LINE
-
-
-__all__ = ["DEAD", "TURN", "Boxes", "note_of", "turn_of"]

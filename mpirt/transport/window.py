@@ -125,10 +125,11 @@ class Window:
         _windows[self.serial] = self
 
     def __del__(self) -> None:
-        # The garbage collector may find it together with those who would have said that they abandon it. At the end of the
-        # interpreter names of modules are None.
-        if self.descriptor >= 0 and _STATE is not None and self.state != FREE:
-            _abandoned[self.serial] = self
+        # Nobody will fill it again; it stays until nobody can return its tensor either, or still has to open it. The garbage collector
+        # has cleared weak references by now. At the end of the interpreter names of modules are None.
+        if _STATE is not None and hasattr(self, "_header") and not self.free:
+            _windows[self.serial] = _abandoned[self.serial] = self
+            _forget_free_windows()
         else:
             self._close()
 
@@ -181,18 +182,12 @@ class Window:
 
 
 _windows: weakref.WeakValueDictionary[int, Window] = weakref.WeakValueDictionary()
-_abandoned: dict[int, Window] = {}  # their transfers are gone, but the tensor in them may still come back
+_abandoned: dict[int, Window] = {}  # their transfers are gone, but the tensor in them may still be taken or come back
 
 
 def window_of(serial: int) -> Window:
     """This process's window of that number."""
     return _windows[serial]
-
-
-def abandon(window: Window) -> None:
-    """Nobody will fill ``window`` again; it stays until nobody can return its tensor either."""
-    _abandoned[window.serial] = window
-    _forget_free_windows()
 
 
 def _forget_free_windows() -> None:

@@ -173,6 +173,20 @@ def test_a_tensor_on_its_way_arrives_although_the_sender_is_gone(seed: int | Non
     assert not pair.sender._kept
 
 
+def test_a_window_whose_owner_the_garbage_collector_found_takes_back_the_tensor_that_its_reader_returns() -> None:
+    sent = Window((8,), np.dtype(np.uint8))
+    serial, view = sent.serial, WindowView(os.getpid(), sent.descriptor, sent.serial, (8,), np.dtype(np.uint8))
+    sent.array[...] = 7
+    sent.fill()
+    array = view.take()
+    assert sent.state == HELD and sent.descriptor < 0 and window.returned_in(array, os.getpid()) == serial
+    circle: list[Any] = [sent]
+    circle.append(circle)
+    del circle, sent, array
+    gc.collect()
+    assert window.window_of(serial).accept((8,), np.dtype(np.uint8)).tolist() == [7] * 8
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_an_array_outlives_both_ends_of_its_transfer(seed: int | None) -> None:
     pair = Pair(seed)
