@@ -214,6 +214,20 @@ def test_a_script_runs_on_n_ranks_and_its_output_and_status_come_back(mpirun, mo
     assert sorted(result.stdout.splitlines()) == [f"{rank} 3 argument word None" for rank in range(3)]
 
 
+def test_the_launcher_keeps_lines_whole_that_ranks_write_by_one_write_as_fast_as_they_can(mpirun):
+    """So a test may ask that a line begins with what tells its rank: lines of two ranks are never joined, and none is lost."""
+    script = """
+import os
+rank = int(os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ.get("PMI_RANK"))
+for number in range(400):
+    os.write(1, (f"rank {rank}: {number} " + "x" * (number * 37 % 1500) + "\\n").encode())
+"""
+    result = mpirun(3, script)
+    expected = {f"rank {rank}: {number} " + "x" * (number * 37 % 1500) for rank in range(3) for number in range(400)}
+    lines = result.stdout.splitlines()
+    assert len(lines) == len(expected) and set(lines) == expected
+
+
 def test_each_rank_gets_arguments_of_its_own_and_all_are_one_job(mpirun):
     script = """
         import os, sys
