@@ -19,7 +19,7 @@ from itertools import chain, repeat
 from mpirt.cluster.task import Task
 from mpirt.compiler.ends import End, find_tails, meeting_at_the_end
 from mpirt.compiler.exchange import Exchange, Fold, Make, Message, MessageKey, Part, View, exchanges
-from mpirt.compiler.packets import PACKET_NBYTES, find_packets
+from mpirt.compiler.packets import BOX_NBYTES, find_packets
 from mpirt.compiler.partition import Node, Plan, message_nbytes
 from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import (
@@ -426,7 +426,7 @@ def _transfer(index: int, source: Tensor | Operation, src: int, dst: int, task: 
     dtype = source.dtype.base_dtype
     if share:
         nbytes = message_nbytes(dtype, shape)
-        share = nbytes is not None and nbytes <= PACKET_NBYTES
+        share = nbytes is not None and nbytes <= BOX_NBYTES
     return Transfer(index, source.name, dtype, shape, src, dst, task, why, on_board=share, op=source.op)
 
 

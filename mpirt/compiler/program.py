@@ -14,7 +14,7 @@ from typing import NamedTuple
 from mpirt import dtypes
 from mpirt.cluster.task import Task
 from mpirt.compiler.exchange import JOIN, Fold, Make, Part, View
-from mpirt.compiler.packets import Packet
+from mpirt.compiler.packets import BOX_NBYTES, Packet
 from mpirt.compiler.partition import message_nbytes
 from mpirt.compiler.placer import DeviceName
 from mpirt.dtypes import DType
@@ -122,7 +122,7 @@ class Meet:
 
 Instruction = Run | Read | Move | Send | Recv | Make | Fold | View | Meet
 
-WINDOW_NBYTES = 1 << 14  # smaller tensors are there about as soon in a message, and need no memory of their own
+WINDOW_NBYTES = BOX_NBYTES + 1  # smaller tensors are there about as soon in a message or a box, and need no memory of their own
 WORD_NBYTES = 16  # the message that tells of a tensor in a window: its number, and where the window is
 
 
