@@ -125,9 +125,11 @@ class Window:
         _windows[self.serial] = self
 
     def __del__(self) -> None:
+        if _STATE is None or sys.is_finalizing():  # at the end of the interpreter names are None, here or in modules that this one uses
+            return
         # Nobody will fill it again; it stays until nobody can return its tensor either, or still has to open it. The garbage collector
-        # has cleared weak references by now. At the end of the interpreter names of modules are None.
-        if _STATE is not None and hasattr(self, "_header") and not self.free:
+        # has cleared weak references by now.
+        if hasattr(self, "_header") and not self.free:
             _windows[self.serial] = _abandoned[self.serial] = self
             _forget_free_windows()
         else:

@@ -6,6 +6,8 @@ import contextlib
 import gc
 import logging
 import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -185,6 +187,20 @@ def test_a_window_whose_owner_the_garbage_collector_found_takes_back_the_tensor_
     del circle, sent, array
     gc.collect()
     assert window.window_of(serial).accept((8,), np.dtype(np.uint8)).tolist() == [7] * 8
+
+
+@pytest.mark.parametrize("module", ["__main__", "os", "weakref"])
+def test_a_window_that_is_not_taken_back_before_the_interpreter_ends_says_nothing(module: str) -> None:
+    """Modules go one by one: what a module holds that was imported early goes when those that a window needs have gone."""
+    script = f"""
+import os, sys, weakref
+import numpy as np
+from mpirt.transport.window import Window
+window = sys.modules[{module!r}].kept = Window((8,), np.dtype(np.uint8))
+window.fill()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("seed", SEEDS)
