@@ -4,7 +4,8 @@ All of it comes from steps that are prepared once and run again whenever costs a
 to learn what they are now. The clock is looked at behind each instruction (`rehearsal.Stamped`), and on one host all ranks have
 the same one. Two kinds of steps:
 
-- *fans*: one rank sends, the other takes what is there already: what posting and taking costs a processor;
+- *fans*: one rank sends, the other takes what is there already: what posting and taking costs a processor, and what it costs to look
+  whether the last step's messages have left;
 - *relays*: a tensor that goes to and fro, computed anew on each side: what sending costs, how much later the other rank has it, and
   how much longer a kernel takes beside the other rank than alone (`rehearsal.Alone`), because another core holds what it reads
   or writes; and tensors that both ranks reduce on a board.
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rehearsal import Alone, Stamped, initialize, quiet
-from tracks import IN_PARTS, MESSAGE, PACKET, PRODUCED, STAYS, WHOLE, WINDOW, Cost, Costs
+from tracks import BOX, IN_PARTS, MESSAGE, PACKET, PRODUCED, STAYS, WHOLE, WINDOW, Cost, Costs
 
 import mpirt as tf
 from mpirt.cluster.task import Task
@@ -35,12 +36,18 @@ from mpirt.runtime.resources import ResourceManager
 
 KIB, MIB = 2**10, 2**20
 SIZES = {
+    BOX: (8, 4 * KIB, 12 * KIB),
     PACKET: (8, 4 * KIB),
     MESSAGE: (KIB, 16 * KIB, 128 * KIB, MIB, 4 * MIB),
     WINDOW: (16 * KIB, 128 * KIB, MIB, 4 * MIB),
     PRODUCED: (16 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB),
 }
-FANS = ((PACKET, 8), (PACKET, 4 * KIB), (MESSAGE, KIB), (MESSAGE, 128 * KIB), (PRODUCED, 16 * KIB))
+FANS = (
+    *((BOX, nbytes) for nbytes in SIZES[BOX]),
+    *((PACKET, nbytes) for nbytes in SIZES[PACKET]),
+    *((MESSAGE, nbytes) for nbytes in (KIB, 128 * KIB)),
+    (PRODUCED, 16 * KIB),
+)
 MEETINGS = {WHOLE: (KIB, 32 * KIB), IN_PARTS: (64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB)}
 LATE = 25  # percentile: of sleeps neither the luckiest nor one that others have made longer
 WAITS_S = (20e-6, 100e-6, 300e-6, 1e-3, 3e-3, 10e-3)  # after which a rank finds what has come
@@ -68,17 +75,17 @@ class MessageCosts:
         self._comm = comm
         takes_part = cluster.rank < 2
         pair = comm.Split(0 if takes_part else 1, cluster.rank)
-        bound_fans = [self._bound(lambda way=way, n=n: fan(way, n, False)) for way, n in FANS]
-        bound_fans.append(self._bound(lambda: fan(PACKET, 8, True)))
+        bound_fans = [self._bound(lambda way=way, n=n: fan(way, n, False), way) for way, n in FANS]
+        bound_fans.append(self._bound(lambda: fan(BOX, 8, True), BOX))
         fans = [_Fan(pair, cluster.rank, *each) for each in bound_fans] if takes_part else []
         relays = [(way, nbytes) for way, sizes in (SIZES | MEETINGS).items() for nbytes in sizes]
-        bound = [self._bound(lambda way=way, n=n: relay(way, n, hops_of(n))) for way, n in relays]
+        bound = [self._bound(lambda way=way, n=n: relay(way, n, hops_of(n)), way) for way, n in relays]
         self._steps: list[_Fan | _Relay] = [*fans]
         if takes_part:
             for (way, _), each in zip(relays, bound, strict=True):
                 self._steps.append(_Relay(pair, cluster.rank, *each, at_once=way in MEETINGS))
         self._relays = relays
-        self._late_executor = self._bound(lambda: relay(PACKET, 8, 1))[2]
+        self._late_executor = self._bound(lambda: relay(BOX, 8, 1), BOX)[2]
         self._pair = pair
         self._samples = 0
         self._tables: list[deque[Any]] = [deque(maxlen=SAMPLES) for _ in range(len(bound_fans) + len(relays))]
@@ -106,7 +113,7 @@ class MessageCosts:
         post, take = ({way: {} for way in SIZES} for _ in range(2))  # type: tuple[dict[str, dict[int, float]], ...]
         for (way, nbytes), found in zip(FANS, fans, strict=False):
             post[way][nbytes], take[way][nbytes] = float(quiet(found["post"])) / MANY, float(np.mean(quiet(found["take"])))
-        one, packet = fans[0], fans[-1]
+        one, packet = fans[FANS.index((BOX, 8))], fans[-1]
         put_s, get_s = (
             max(0.0, sum(quiet(packet[part])) - len(packet[part][0]) * np.mean(quiet(one[part]))) / (MANY - len(packet[part][0]))
             for part in ("send", "take")
@@ -126,11 +133,13 @@ class MessageCosts:
                 hop_s = longer(sides, "kernels") / hops / ranks  # to write and to read, once for each hop
                 read[way][nbytes] = min(hop_s, longer(ends, "last") / ranks)
                 write[way][nbytes] = hop_s - read[way][nbytes]
-        takes = {PACKET: take[PACKET], MESSAGE: dict.fromkeys(SIZES[MESSAGE], take[MESSAGE][KIB])}
+        tested_s = float(quiet(fans[FANS.index((PACKET, 8))]["tested"])) / MANY
+        send[PACKET] = {n: send_s + tested_s for n, send_s in send[PACKET].items()}
+        takes = {BOX: take[BOX], PACKET: take[PACKET], MESSAGE: dict.fromkeys(SIZES[MESSAGE], take[MESSAGE][KIB])}
         least = min(SIZES[PRODUCED])
         takes |= dict.fromkeys((WINDOW, PRODUCED, STAYS), dict.fromkeys(SIZES[PRODUCED], take[PRODUCED][least]))
         # From the beginning of a send until the message can be taken: what the sender does behind its start goes on meanwhile.
-        flights = {PACKET: {n: max(0.0, hop_s - take[PACKET][n]) for n, hop_s in hop[PACKET].items()}}
+        flights = {way: {n: max(0.0, hop_s - take[way][n]) for n, hop_s in hop[way].items()} for way in (BOX, PACKET)}
         flights[MESSAGE] = dict.fromkeys(SIZES[MESSAGE], max(0.0, hop[MESSAGE][KIB] - take[MESSAGE][KIB]))
         word_s = hop[PRODUCED][least] - take[PRODUCED][least] - send[PRODUCED][least]  # may leave before its send is over
         send[STAYS] = send[PRODUCED]
@@ -153,13 +162,14 @@ class MessageCosts:
             late_s=self._late,
         )
 
-    def _bound(self, build: Callable[[], Any]) -> tuple[tf.Graph, Program, Executor]:
-        """A step, bound to the messages of this job. Nobody is told of its end."""
+    def _bound(self, build: Callable[[], Any], way: str) -> tuple[tf.Graph, Program, Executor]:
+        """A step, bound to the messages of this job. Nobody is told of its end. Its packets go through boxes, but those of `PACKET`."""
         cluster = self._cluster
         with tf.Graph().as_default() as graph:
             fetch = build()
         plan = make_plan(graph, [fetch], (), cluster.inventory, PlacementRules(Task("worker", 0)), {})
-        program = link(plan, cluster.rank_of, cluster.rank, cluster.size, 0, cluster.transport.memory)
+        memory = None if way == PACKET else cluster.transport.memory
+        program = link(plan, cluster.rank_of, cluster.rank, cluster.size, 0, memory)
         state = SessionState(ResourceManager(), cluster.devices)
         initialize(graph, program, state, {i.device.task for i in program.instructions if isinstance(i, Run)})
         first_tag = cluster.reserve_tags(len(program.transfers))
@@ -212,7 +222,8 @@ class _Fan:
                 pass  # awake, so that it is as warm as in a step
             seconds = self._stamped.run({})
             items.append([seconds[number] for number in self._mine])
-        return {"send": np.array(items)} if self._rank == 0 else {"post": np.array(posts), "take": np.array(items)}
+        prepared = "tested" if self._rank == 0 else "post"  # before a step the requests of the last one's sends are looked at
+        return {prepared: np.array(posts), "send" if self._rank == 0 else "take": np.array(items)}
 
 
 class _Relay:
@@ -221,7 +232,7 @@ class _Relay:
     def __init__(self, pair: Any, rank: int, graph: tf.Graph, program: Program, executor: Executor, at_once: bool) -> None:
         self._pair, self._rank, self._executor, self._at_once = pair, rank, executor, at_once
         self._stamped = Stamped(executor)
-        self._alone = Alone(graph, program, pair.Get_size())
+        self._alone = Alone(graph, program, (0,) * pair.Get_size())
         kinds = [type(program.instructions[p]) for p in self._stamped.positions]
         self._sends, self._takes, self._meets = ([n for n, kind in enumerate(kinds) if kind is which] for which in (Send, Recv, Meet))
         self._kernels = [n for n, kind in enumerate(kinds) if kind not in (Send, Recv, Meet)]
@@ -267,7 +278,7 @@ class _Relay:
 
 
 def _joined(found: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    return {part: np.concatenate([each[part] for each in found if part in each]) for part in ("post", "send", "take")}
+    return {part: np.concatenate([each[part] for each in found if part in each]) for part in ("post", "tested", "send", "take")}
 
 
 def hops_in(sides: Sequence[Mapping[str, Array]]) -> Array:
@@ -330,9 +341,9 @@ def fan(way: str, nbytes: int, together: bool) -> Any:
     count = nbytes // 4
     with _on(0):
         x = tf.exp(tf.constant(np.ones(count, np.float32)))  # which is not folded while planning
-        if way == PACKET and together:
+        if way in (BOX, PACKET) and together:
             values = [tf.add(x, float(number)) for number in range(MANY)]
-        elif way == PACKET:
+        elif way in (BOX, PACKET):
             rows = tf.exp(
                 tf.constant(np.ones([-(-2 * 4 * KIB // nbytes), count], np.float32))
             )  # too large to be quick, so each leaves alone

@@ -114,12 +114,12 @@ class Rehearsal:
 
     Parameters
     ----------
-    ranks : how many there are, all on one host
+    memory : as ``Transport.memory``, for which the programs were linked
     """
 
-    def __init__(self, ranks: int) -> None:
+    def __init__(self, memory: Sequence[int]) -> None:
         self._known: dict[Any, list[float]] = {}
-        self.ranks = ranks
+        self.memory = memory
 
     def __call__(self, program: Program) -> list[float]:
         """Seconds of each instruction; those of a segment stand at its first one, those of messages are 0."""
@@ -132,7 +132,7 @@ class Rehearsal:
 
     def learn(self, graph: tf.Graph, program: Program) -> None:
         """Measure a program of ``graph``."""
-        self._known[kind_of(program)] = _typical(Alone(graph, program, self.ranks).samples())
+        self._known[kind_of(program)] = _typical(Alone(graph, program, self.memory).samples())
 
     def add(self, program: Program, seconds: list[float]) -> None:
         """Note what another rank has measured."""
@@ -166,14 +166,14 @@ class Alone:
     Parameters
     ----------
     graph, program : the program, and the graph whose operations it runs
-    ranks : how many there are, all on one host
+    memory : as ``Transport.memory``, for which the program was linked
     """
 
-    def __init__(self, graph: tf.Graph, program: Program, ranks: int) -> None:
+    def __init__(self, graph: tf.Graph, program: Program, memory: Sequence[int]) -> None:
         tasks = {i.device.task for i in program.instructions if isinstance(i, Run)} | {device.task for _, _, device in program.constants}
         state = SessionState(ResourceManager(), {(task, "CPU:0"): open_device("CPU:0") for task in tasks})
         initialize(graph, program, state, tasks)
-        executor = self._executor = Executor(program, state, _Paper(program.rank, (0,) * ranks), 0, _never)  # type: ignore[arg-type]
+        executor = self._executor = Executor(program, state, _Paper(program.rank, memory), 0, _never)  # type: ignore[arg-type]
         for array in executor._lent.values():
             array[...] = 1
         brought: dict[int, Any] = {}  # arrays that come in messages, by slot
@@ -237,7 +237,7 @@ class Together:
         missing, rank = rehearsal.missing(programs), comm.Get_rank()
         self._turns = [missing[first : first + at_once] for first in range(0, len(missing), at_once)]
         mine = [turn[rank] if rank < len(turn) else None for turn in self._turns]
-        self._mine = [Alone(graph, program, rehearsal.ranks) if program is not None else None for program in mine]
+        self._mine = [Alone(graph, program, rehearsal.memory) if program is not None else None for program in mine]
         self._found: list[list[list[float]]] = [[] for _ in mine]
 
     def sample(self, seconds: float) -> None:

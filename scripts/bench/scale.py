@@ -3,8 +3,9 @@
 1. Measures what this job's messages cost (`message_costs`) and what the instructions of programs take (`rehearsal`).
 2. Predicts the time of steps that it can also run, on the ranks of this job, and compares (`replay` does the prediction). Costs,
    rehearsals and the step itself take turns, twice within half a second: in others the machine may be half as fast.
-3. Predicts steps on 64 to 10,000 ranks, one task a rank, each rank with a core of its own: once with messages that
-   cost what they cost here, once with a network's latency and bandwidth (--latency-us, --gb-per-s; assumed, not measured).
+3. Predicts steps on 64 to 10,000 ranks, one task a rank, each rank with a core of its own, on a host of its own: so all that they
+   tell each other are messages. Once these cost what MPI's messages cost between ranks of this host, once they have a network's
+   latency and bandwidth (--latency-us, --gb-per-s; assumed, not measured).
 
 Nothing is fitted: no cost is taken from a step that is checked. Costs and checked steps are the 10th percentile of many samples.
 """
@@ -28,7 +29,7 @@ from peers import Rest
 from rehearsal import Rehearsal, Together, quiet
 from replay import Replayed, programs_of, replay
 from scale_steps import CHECKS, ON_PAPER, Build, task_names
-from tracks import PACKET, WHOLE, Costs, tracks_of
+from tracks import WHOLE, Costs, networked, tracks_of
 
 import mpirt as tf
 from mpirt.cluster.launchers import detect
@@ -50,25 +51,25 @@ CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A step on paper: its graph, and the programs of all ranks."""
+    """A step on paper: its graph, the programs of all ranks, and the ``Transport.memory`` for which these were linked."""
 
     graph: tf.Graph
     programs: list[Program]
+    memory: Sequence[int]
 
-    def replayed(self, rehearsal: Rehearsal, costs: Costs, one_host: bool) -> Replayed:
+    def replayed(self, rehearsal: Rehearsal, costs: Costs) -> Replayed:
         """What the replay says of it."""
-        ranks = len(self.programs)
-        tracks = tracks_of(self.programs, rehearsal, costs, (0,) * ranks if one_host else range(ranks))
-        return replay(tracks, costs, STEPS)
+        return replay(tracks_of(self.programs, rehearsal, costs, self.memory), costs, STEPS)
 
 
-def planned(build: Build, tasks: int, memory: Sequence[int] | None = None) -> Planned:
-    """A step with a rank for each task; for ``memory`` see ``program.link``."""
+def planned(build: Build, tasks: int, one_host: bool) -> Planned:
+    """A step with a rank for each task, all of them on one host or each on its own."""
+    memory: Sequence[int] = (0,) * tasks if one_host else range(tasks)
     with tf.Graph().as_default() as graph:
         fetch = build(task_names(tasks))
     inventory = {Task("worker", number): ("CPU:0",) for number in range(tasks)}
     plan = make_plan(graph, [fetch], (), inventory, PlacementRules(Task("worker", 0)), {})
-    return Planned(graph, programs_of(plan, lambda task: task.index, tasks, memory))
+    return Planned(graph, programs_of(plan, lambda task: task.index, tasks, memory), memory)
 
 
 class Bench:
@@ -230,10 +231,10 @@ def main() -> None:
     if args.ranks is not None or ranks > 2:  # on paper the ranks of this job don't count: once is enough
         sizes = args.ranks or ()
     # Graphs for more tasks than this job has, before the cluster starts: from then on device blocks are checked against it.
-    checked = {name: planned(CHECKS[name], ranks, (0,) * ranks) for name in args.checks}
+    checked = {name: planned(CHECKS[name], ranks, True) for name in args.checks}
     on_paper = {}
     if launched is not None and launched.rank == 0:
-        on_paper = {(name, n): planned(build, n) for name, (build, most) in ON_PAPER.items() for n in sizes if n <= most}
+        on_paper = {(name, n): planned(build, n, False) for name, (build, most) in ON_PAPER.items() for n in sizes if n <= most}
     cluster = tf.cluster({"worker": ranks})
 
     from mpi4py import MPI
@@ -276,7 +277,7 @@ def check(args: Any, report: Report, bench: Bench, checked: dict[str, Planned], 
             sample()
             costs_now()
         for name, step in checked.items():
-            rehearsal = Rehearsal(cluster.size)
+            rehearsal = Rehearsal(step.memory)
             together = Together(rehearsal, step.graph, step.programs, comm, at_once)
             real = bench.step(CHECKS[name])
             for _ in range(SLICES):
@@ -287,7 +288,7 @@ def check(args: Any, report: Report, bench: Bench, checked: dict[str, Planned], 
             together.learn()
             costs = costs_now()
             measured[name].add([float(quiet(real.samples))])
-            predicted[name].add([step.replayed(rehearsal, costs, True).step_s])
+            predicted[name].add([step.replayed(rehearsal, costs).step_s])
     if cluster.rank == 0:
         tell(report, tables)
         errors = []
@@ -325,22 +326,12 @@ def tell(report: Report, tables: Sequence[Costs]) -> None:
 def predict(args: Any, report: Report, costs: Costs, on_paper: dict[tuple[str, int], Planned]) -> None:
     """The steps of many ranks."""
     here = changed(costs, cores=None)
-    byte_s = 1 / (args.gb_per_s * 1e9)
-    send_s, take_s, post_s = (cost(PACKET, 8) for cost in (costs.send_s, costs.take_s, costs.post_s))
-    network = changed(
-        here,
-        send_s=lambda way, nbytes: send_s,
-        take_s=lambda way, nbytes: take_s,
-        post_s=lambda way, nbytes: post_s,
-        copy_s=lambda way, nbytes: 0.0,
-        flight_s=lambda way, nbytes: send_s + args.latency_us * 1e-6 + nbytes * byte_s,
-        port_s=lambda nbytes: nbytes * byte_s,
-    )
-    rehearsal = Rehearsal(max([ranks for _, ranks in on_paper], default=0))
+    network = networked(here, args.latency_us * 1e-6, 1 / (args.gb_per_s * 1e9))
+    rehearsal = Rehearsal(range(max([ranks for _, ranks in on_paper], default=0)))
     for (name, ranks), step in on_paper.items():
         for program in rehearsal.missing(step.programs):
             rehearsal.learn(step.graph, program)
-        local, remote = step.replayed(rehearsal, here, True), step.replayed(rehearsal, network, False)
+        local, remote = (step.replayed(rehearsal, table) for table in (here, network))
         busy = np.array(remote.busy_s) / remote.step_s
         note = f"{remote.messages:,} messages, {remote.nbytes * 1e-6:,.1f} MB a step; busy on the network: rank {int(busy.argmax())} "
         note += f"{busy.max():.0%} of the time, the median rank {np.median(busy):.0%}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import NamedTuple
 
@@ -23,7 +23,8 @@ from mpirt.compiler.program import Instruction, Meet, Program, Read, Recv, Run, 
 
 # ------------------------------------------------------------------------------------------------------- what it costs
 
-PACKET, MESSAGE, WINDOW, PRODUCED = "packet", "message", "window", "produced in a window"  # how a message travels
+# How a message travels: short ones through memory that both ranks share or by MPI, long ones by MPI or through a window.
+BOX, PACKET, MESSAGE, WINDOW, PRODUCED = "packet in a box", "packet", "message", "window", "produced in a window"
 STAYS = "stays in a window"  # an array that is the same in all steps, and copied in the first one
 WHOLE, IN_PARTS = "each reads all", "in parts"  # how ranks reduce on a board
 FLAG = "flag on a board"  # tells others that a rank has come to a meeting: no message, but they wait for it as for one
@@ -38,7 +39,7 @@ class Costs:
     ----------
     begin_s : of a step, before its first instruction and behind its last
     post_s : to post the receive of a message, when the step begins
-    send_s, take_s : to send a message, and to take one that is there
+    send_s, take_s : to send a message, with what its request costs later on, and to take one that is there
     put_s, get_s : for each further tensor of a packet
     read_s, write_s : how much longer it takes to read an array that another rank has just written, and to write one that another
         rank reads, since they lie in that one's cache; of all its kernels the first that reads it pays
@@ -70,6 +71,28 @@ class Costs:
     spin_s: float = 0.0
     slice_s: float = float("inf")
     turns_s: float = 0.0
+
+
+def networked(costs: Costs, latency_s: float, byte_s: float) -> Costs:
+    """As ``costs``, but with all messages on a network that isn't here.
+
+    A rank's processor pays what a message costs it here: a packet with the copies that make it; of a large one the requests only,
+    since its bytes move without the processor.
+    """
+
+    def own(cost: Cost) -> Cost:
+        return lambda way, nbytes: cost(way, nbytes) if way == PACKET else cost(MESSAGE, 0)
+
+    send_s = own(costs.send_s)
+    return replace(
+        costs,
+        post_s=own(costs.post_s),
+        send_s=send_s,
+        take_s=own(costs.take_s),
+        copy_s=lambda way, nbytes: 0.0,
+        flight_s=lambda way, nbytes: send_s(way, nbytes) + latency_s + nbytes * byte_s,
+        port_s=lambda nbytes: nbytes * byte_s,
+    )
 
 
 # ------------------------------------------------------------------------------------------ programs as the replay sees them
@@ -105,7 +128,7 @@ def tracks_of(programs: Sequence[Program], seconds: Seconds, costs: Costs, memor
     Parameters
     ----------
     seconds : what the instructions of a program take
-    memory : as ``Transport.memory``: ranks of the same number send large tensors through windows
+    memory : as ``Transport.memory``, for which the programs were linked: ranks of the same number send large tensors through windows
 
     Raises
     ------
@@ -175,10 +198,10 @@ class _Messages:
         """The message that carries a transfer, how it travels, its bytes."""
         packet = self.packets.get(transfer.index)
         if packet is not None:
-            return self._numbers[packet[0].index], PACKET, sum(t.nbytes or 1 for t in packet)
+            return self._numbers[packet[0].index], BOX if packet[0].on_board else PACKET, sum(t.nbytes or 1 for t in packet)
         if transfer.nbytes is None:
             raise ValueError(f"the size of {transfer} isn't known while compiling; give its tensor a static shape")
-        way = self._ways.get(transfer.index) or (PACKET if is_small(transfer) else MESSAGE)
+        way = self._ways.get(transfer.index) or ((BOX if transfer.on_board else PACKET) if is_small(transfer) else MESSAGE)
         return self._numbers[transfer.index], way, transfer.nbytes
 
 

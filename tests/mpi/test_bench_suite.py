@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import mpirt as tf
+
 RUN = Path(__file__).resolve().parents[2] / "scripts" / "bench" / "run.py"
 
 pytestmark = pytest.mark.one_mpi
@@ -66,3 +68,30 @@ def test_a_line_that_nobody_knows_is_refused_with_those_that_there_are(tmp_path:
     ran = run(tmp_path, "--only", "edges")
     assert ran.returncode == 2
     assert "no line is called 'edges'; there are edge, " in ran.stderr
+
+
+@pytest.mark.ranks(2)
+def test_what_messages_cost_is_measured_with_boxes_for_ranks_of_one_host_and_with_messages_for_those_that_share_no_memory() -> None:
+    sys.path.insert(0, str(RUN.parent))
+    import message_costs
+    from message_costs import SIZES, MessageCosts, hops_of
+    from tracks import BOX, MESSAGE, PACKET
+
+    for table in (SIZES, message_costs.MEETINGS):  # large ones take longer than a test may
+        table.update({way: sizes if way in (BOX, PACKET) else sizes[:2] for way, sizes in table.items()})
+    cluster = tf.cluster({"worker": 2})
+    from mpi4py import MPI
+
+    messages = MessageCosts(cluster, MPI.COMM_WORLD.Dup())
+    messages.sample()
+    costs = messages.costs()
+    relays = dict(zip(messages._relays, messages._steps[-len(messages._relays) :], strict=True))
+    for way in (BOX, PACKET):
+        for nbytes in SIZES[way]:
+            assert all(cost(way, nbytes) > 0 for cost in (costs.post_s, costs.send_s, costs.take_s))
+            sent = cluster.transport.counters.messages_sent, cluster.transport.counters.boxes_sent
+            relays[way, nbytes]._sample_once()
+            now = cluster.transport.counters.messages_sent, cluster.transport.counters.boxes_sent
+            hops = hops_of(nbytes) // 2  # of each rank
+            assert (now[0] - sent[0], now[1] - sent[1]) == ((0, hops) if way == BOX else (hops, 0)), (way, nbytes)
+    assert costs.post_s(MESSAGE, 1024) > 0

@@ -26,9 +26,11 @@ from tests.unit.planning import TASKS, Step, link_all, rank_tables, steps
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "bench"))
 try:
     from message_costs import curves, hops_in, longer, meeting_s, met_in
-    from rehearsal import Rehearsal, Together, kind_of
+    from rehearsal import Alone, Rehearsal, Together, kind_of
     from replay import programs_of, replay
-    from tracks import FLAG, IN_PARTS, MESSAGE, PACKET, PRODUCED, STAYS, WHOLE, WINDOW, Costs, Piece, Track, tracks_of
+    from scale import planned as planned_on
+    from scale_steps import ON_PAPER, reduce_step
+    from tracks import BOX, FLAG, IN_PARTS, MESSAGE, PACKET, PRODUCED, STAYS, WHOLE, WINDOW, Costs, Piece, Track, networked, tracks_of
 finally:
     sys.path.pop(0)
 
@@ -331,6 +333,82 @@ def test_large_tensors_travel_through_windows_where_ranks_share_memory() -> None
         assert ways == {1 << 17: large, 1 << 13: {MESSAGE}, 1 << 7: {PACKET}}
 
 
+def test_what_ranks_of_one_host_pass_through_boxes_are_messages_between_hosts() -> None:
+    def build() -> Any:
+        with on(0):
+            out = made(2), made(1 << 11), made(1 << 12)
+        with on(1):
+            return tf.group([tf.exp(tensor).op for tensor in out])
+
+    plan = planned(build, 2)[1]
+    for memory, ways in (((0, 0), [BOX, BOX, PRODUCED]), ((0, 1), [PACKET, MESSAGE, MESSAGE])):
+        programs = programs_of(plan, lambda task: task.index, 2, memory)
+        found = tracks_of(programs, seconds, costs(), memory)
+        assert sorted((p.nbytes, p.way) for p in found[0].pieces if p.what == "send") == list(zip([8, 1 << 13, 1 << 14], ways, strict=True))
+        assert [p.way for p in found[1].pieces if p.what == "send"] == [ways[0]], "the word that the step has ended"
+
+
+def by_way(**seconds_of: float) -> Callable[[str, int], float]:
+    return lambda way, nbytes: seconds_of[way.replace(" ", "_")] * (1000 if nbytes > 8 else 1)
+
+
+def test_on_a_network_a_packet_costs_its_ranks_what_a_message_costs_them_here_and_a_large_one_its_requests() -> None:
+    latency, byte = 50.0, 0.25
+    table = costs(
+        post_s=by_way(packet=3.0, message=30.0),
+        send_s=by_way(packet=1.0, message=10.0),
+        take_s=by_way(packet=2.0, message=20.0),
+        flight_s=by_way(),
+        copy_s=by_way(message=1e6),
+    )
+
+    def build() -> Any:
+        with on(0):
+            out = made(2), made(1 << 11)
+        with on(1):
+            return tf.group([tf.exp(tensor).op for tensor in out])
+
+    programs = programs_of(planned(build, 2)[1], lambda task: task.index, 2, range(2))
+    network = networked(table, latency, byte)
+    found = replay(tracks_of(programs, seconds, network, range(2)), network, 1)
+    # Rank 0 sends the packet when it has made it, then the large one; rank 1 has posted both, takes the packet and works meanwhile.
+    # The large one's bytes have the port for longer than its latency.
+    large = BEGIN + 3 + 2 * RUN + 1 + 10 + latency + (1 << 13) * byte + 20
+    end = RUN + 1 + latency + 1 * byte + 2
+    assert found.step_s == pytest.approx(large + end)
+    assert found.busy_s == pytest.approx([BEGIN + 3 + 2 * RUN + 1 + 10 + 2, BEGIN + 3 + 30 + 2 + 20 + 2 * RUN + 1])
+    longer_packet = networked(costs(send_s=by_way(packet=1.0)), latency, byte)
+    assert longer_packet.send_s(PACKET, 4096) == 1000.0, "its copies are its ranks'"
+
+
+@pytest.mark.parametrize("name", ON_PAPER)
+def test_on_paper_ranks_have_hosts_of_their_own_so_all_that_they_share_are_messages(name: str) -> None:
+    step = planned_on(ON_PAPER[name][0], 4, False)
+    assert len(set(step.memory)) == 4
+    for program in step.programs:
+        assert not any(isinstance(i, Meet) for i in program.instructions)
+        assert not any(t.on_board for t in program.transfers)
+    ways = {p.way for track in tracks_of(step.programs, seconds, costs(), step.memory) for p in track.pieces if p.what != "work"}
+    assert ways <= {PACKET, MESSAGE} and ways
+    one_host = planned_on(partial(reduce_step, floats=100), 4, True)
+    assert set(one_host.memory) == {0} and any(isinstance(i, Meet) for i in one_host.programs[0].instructions)
+
+
+@pytest.mark.parametrize("memory, windows", [((0, 0), 1), ((0, 1), 0)])
+def test_a_rehearsal_makes_what_it_sends_in_a_window_only_where_ranks_share_memory(memory: tuple[int, int], windows: int) -> None:
+    def build() -> Any:
+        with on(0):
+            out = made(LARGE)
+        with on(1):
+            return tf.exp(out).op
+
+    graph, plan = planned(build, 2)
+    program = programs_of(plan, lambda task: task.index, 2, memory)[0]
+    alone = Alone(graph, program, memory)
+    assert len(alone._executor._produced) == windows
+    assert len(alone.run()) == len(program.instructions)
+
+
 LARGE = 1 << 15  # floats, which travel through windows
 
 
@@ -579,7 +657,7 @@ def ring(ranks: int, floats: int = 4) -> Any:
 def test_a_rehearsal_runs_each_ranks_program_alone_and_finds_time_in_kernels_only() -> None:
     graph, plan = planned(partial(ring, 3, 64), 3)
     programs = programs_of(plan, lambda task: task.index, 3)
-    rehearsal = Rehearsal(3)
+    rehearsal = Rehearsal((0,) * 3)
     for program in programs:
         rehearsal.learn(graph, program)
         found = rehearsal(program)
@@ -604,7 +682,7 @@ def test_a_rehearsal_answers_messages_with_arrays_that_kernels_take() -> None:
             return tf.py_func(look, [out], tf.float32).op
 
     graph, plan = planned(build, 2)
-    Rehearsal(2).learn(graph, programs_of(plan, lambda task: task.index, 2)[1])
+    Rehearsal((0,) * 2).learn(graph, programs_of(plan, lambda task: task.index, 2)[1])
     assert seen
     for array in seen:
         np.testing.assert_array_equal(array, np.ones(3, np.float32))
@@ -615,7 +693,7 @@ def test_ranks_that_do_the_same_are_rehearsed_once() -> None:
     programs = programs_of(plan, lambda task: task.index, 5)
     assert len({kind_of(program) for program in programs[1:]}) == 1
     assert kind_of(programs[0]) != kind_of(programs[1])
-    rehearsal = Rehearsal(5)
+    rehearsal = Rehearsal((0,) * 5)
     assert rehearsal.missing(programs) == [programs[0], programs[4]]
     rehearsal.learn(graph, programs[4])
     assert rehearsal.missing(programs) == [programs[0]]
@@ -642,7 +720,7 @@ class OneRank:
 def test_what_was_rehearsed_together_all_know() -> None:
     graph, plan = planned(partial(ring, 3, 64), 3)
     programs = programs_of(plan, lambda task: task.index, 3)
-    rehearsal = Rehearsal(3)
+    rehearsal = Rehearsal((0,) * 3)
     together = Together(rehearsal, graph, programs, OneRank(), 1)
     for _ in range(2):
         together.sample(0.0)
