@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,16 +16,19 @@ from mpirt.cluster.task import Task
 from mpirt.compiler.linker import link
 from mpirt.compiler.placer import PlacementRules
 from mpirt.compiler.planning import make_plan
-from mpirt.compiler.program import FETCH, NO_SLOT, Program, Recv, Send, Transfer
+from mpirt.compiler.program import FETCH, NO_SLOT, Program, Read, Recv, Send, Transfer
 from mpirt.runtime import boxes as boxes_module
 from mpirt.runtime.boxes import OutgoingBox
-from mpirt.runtime.packets import Packets
+from mpirt.runtime.packets import OutgoingPacket, Packets
 from mpirt.runtime.rendezvous import DeadTensor
 from mpirt.transport import board
 from mpirt.transport.base import wait_until
 from mpirt.transport.boxes import Boxes
 from mpirt.transport.loopback import LoopbackWorld
+from mpirt.transport.window import WindowView
 from tests.unit.planning import inventory
+from tests.unit.test_rendezvous import SEEDS
+from tests.unit.test_windows import descriptors_of_windows
 
 pytestmark = pytest.mark.skipif(not board.USABLE, reason="boxes need a processor that keeps stores in order")
 
@@ -64,8 +69,8 @@ def values_of(step: int) -> dict[int, Any]:
 class Pair:
     """Rank 0, which sends three packets, and rank 1, which takes them, and keeps all but ``lent``; both in one thread."""
 
-    def __init__(self, wait: Any = patient, lent: Sequence[int] = ()) -> None:
-        self.world = LoopbackWorld(2)
+    def __init__(self, wait: Any = patient, lent: Sequence[int] = (), seed: int | None = None) -> None:
+        self.world = LoopbackWorld(2, seed=seed)
         self.packets = (TOKEN, PACKET, ALONE)
         every = [t for packet in self.packets for t in packet]
         ends = []
@@ -110,8 +115,9 @@ def check(found: dict[int, Any], step: int) -> None:
         assert value.tolist() == expected[index].tolist(), f"transfer {index} in step {step}"
 
 
-def test_every_step_s_packets_arrive_as_they_were_sent_and_no_message_tells_of_them() -> None:
-    pair = Pair()
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_step_s_packets_arrive_as_they_were_sent_and_no_message_tells_of_them(seed: int | None) -> None:
+    pair = Pair(seed=seed)
     kept = []
     for step in range(9):
         pair.post()
@@ -122,12 +128,70 @@ def test_every_step_s_packets_arrive_as_they_were_sent_and_no_message_tells_of_t
         assert set(found) == {3, 6, 7, 9, 11}
         check(found, step)
         assert all(value.base is None and value.flags.writeable and value.flags.aligned for value in found.values())
+        assert not any(end.pending() for end in pair.outgoing)
     counters = pair.world.transport(0).counters
     assert counters.messages_sent == 1, "the first step's, which says where the boxes are"
     assert (counters.boxes_sent, counters.box_bytes_sent) == (9 * 3, 9 * NBYTES)
     counters = pair.world.transport(1).counters
     assert (counters.boxes_received, counters.box_bytes_received) == (9 * 3, 9 * NBYTES)
     assert not pair.world._channels
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_receiver_opens_the_boxes_once_when_it_knows_where_they_are_and_no_descriptor_stays(
+    seed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+
+    def counted(*args: Any, **more: Any) -> Any:
+        opened.append(args)
+        return WindowView(*args, **more)
+
+    monkeypatch.setattr(boxes_module, "WindowView", counted)
+    before = descriptors_of_windows()
+    pair = Pair(seed=seed)
+    assert pair.receiver.drained(), "there has been no step"
+    pair.receiver.drain()
+    pair.receiver.post()
+    assert not any(incoming.ready() or incoming.drained() for incoming in pair.incoming), "nobody has told where the boxes are"
+    assert not opened
+    pair.sender.post()
+    pair.send(0)
+    for step in range(1, 9):
+        check(pair.take(), step - 1)
+        assert pair.receiver.drained() and all(incoming.ready() for incoming in pair.incoming)
+        pair.post()
+        pair.send(step)
+    assert len(opened) == 1
+    assert pair.world.transport(0).counters.messages_sent == 1 and not pair.world._channels
+    assert descriptors_of_windows() == before
+
+
+def test_ends_that_travel_otherwise_have_no_boxes() -> None:
+    """A program's other transfers, and what it does beside."""
+    alone = dataclasses.replace(ALONE[0], index=12, on_board=False)
+    every = [*PACKET, alone]
+    with tf.Graph().as_default():
+        sent: list[Any] = [*[Send(t, NO_SLOT) for t in every], Read(tf.no_op(), 0, 1)]
+    world = LoopbackWorld(2)
+    sender, receiver = (
+        Packets(Program(rank, found, transfers=every, packets=[PACKET]), world.transport(rank), 100, patient)
+        for rank, found in enumerate((sent, [Recv(t, NO_SLOT) for t in every]))
+    )
+    out, into = (sender.sending_end(PACKET), sender.sending_end([alone])), (receiver.receiving_end(PACKET), receiver.receiving_end([alone]))
+    assert [type(end) for end in out] == [OutgoingBox, OutgoingPacket]
+    sends = [end.sender(range(len(packet))) for end, packet in zip(out, (PACKET, [alone]), strict=True)]
+    into[0].give([PACKET[2]])
+    into[1].give([alone])
+    for step in range(5):
+        sender.post()
+        receiver.post()
+        assert sender.all_left()
+        sends[0]([values_of(step)[t.index] for t in PACKET])
+        sends[1]([values_of(step)[11]])
+        check({6: into[0].take(), 11: into[1].take()}, step)
+    counters = world.transport(0).counters
+    assert (counters.boxes_sent, counters.box_bytes_sent, counters.messages_sent) == (5, 5 * (3 + 1 + 32 + 0 + 4), 5 + 1)
 
 
 def test_what_is_lent_stays_until_the_next_step_is_taken_though_the_sender_makes_its_values_in_the_box() -> None:
@@ -171,6 +235,39 @@ def test_a_packet_that_is_not_sent_is_dead_and_the_next_step_is_a_good_one() -> 
         assert pair.receiver.drained()
 
 
+def test_a_dead_packet_leaves_its_box_when_it_is_taken() -> None:
+    pair = Pair()
+    for step in range(6):
+        pair.post()
+        assert pair.sender.all_left()
+        if step % 2:
+            pair.send(step)
+            check(pair.take(), step)
+        else:
+            for end, incoming in zip(pair.outgoing, pair.incoming, strict=True):
+                end.send_dead()
+                with pytest.raises(DeadTensor):
+                    incoming.take()
+
+
+@pytest.mark.parametrize("left", range(3))
+def test_all_have_left_when_every_packet_with_content_was_taken(left: int) -> None:
+    """Of a token nobody writes anew what is in it."""
+    pair = Pair()
+    for step in range(5):
+        pair.post()
+        pair.send(step)
+        for number, incoming in enumerate(pair.incoming):
+            if number != left:
+                incoming.take()
+        pair.sender.post()
+        assert pair.sender.all_left() == (pair.packets[left] == TOKEN)
+        pair.incoming[left].take()
+        pair.receiver.post()
+        pair.send(step)
+        pair.take()
+
+
 def test_what_a_failed_step_did_not_take_is_drained_before_the_next_one() -> None:
     pair = Pair()
     pair.post()
@@ -183,6 +280,105 @@ def test_what_a_failed_step_did_not_take_is_drained_before_the_next_one() -> Non
     assert pair.sender.all_left() and not pair.receiver.drained()
     pair.send(1)
     check(pair.take(), 1)
+
+
+def test_a_drain_waits_by_name_for_what_is_still_to_come() -> None:
+    names: list[str] = []
+
+    def wait(ready: Any, what: Any) -> None:
+        names.append(what())
+        pair.sends[len(names)]([values_of(0)[t.index] for t in pair.packets[len(names)]])
+        patient(ready, what)
+
+    pair = Pair(wait)
+    pair.post()
+    pair.sends[0]([None])
+    pair.receiver.drain()
+    where = "from /job:a/task:0 on rank 0 (for /job:b/task:0)"
+    assert names == [f"tensor 'b:0' {where}", f"tensor 'y:0' {where}"]
+    pair.post()
+    assert pair.sender.all_left()
+    pair.send(1)
+    check(pair.take(), 1)
+
+
+def test_a_token_waits_until_that_of_the_step_before_was_taken() -> None:
+    waits: list[str] = []
+
+    def wait(ready: Any, what: Any) -> None:
+        waits.append(what())
+        assert pair.incoming[0].take() is None
+        patient(ready, what)
+
+    pair = Pair(wait)
+    pair.post()
+    pair.sends[0]([None])
+    for step in range(1, 8):
+        pair.sender.post()
+        pair.sends[0]([None])
+        assert waits == ["rank 1 to receive '^first' of the step before"] * step
+        pair.receiver.post()
+
+
+def test_a_receiver_one_step_behind_sees_both_steps_whichever_of_them_is_dead() -> None:
+    pair = Pair()
+    pair.post()
+    for step in range(8):
+        pair.send(step)
+        pair.sender.post()
+        for end in pair.outgoing:  # of the next step
+            end.send_dead()
+        check(pair.take(), step)
+        pair.receiver.post()
+        for incoming in pair.incoming:
+            with pytest.raises(DeadTensor):
+                incoming.take()
+        if step % 3:  # so that the first of both is of each of four steps in turn
+            pair.post()
+            pair.send(step)
+            check(pair.take(), step)
+        pair.post()
+
+
+def test_whoever_asks_before_a_packet_is_sent_waits_for_it_in_every_step() -> None:
+    waits: list[str] = []
+
+    def wait(ready: Any, what: Any) -> None:
+        assert not ready()
+        waits.append(what())
+        if len(waits) == 1:
+            pair.sender.post()
+        pair.sends[2]([values_of(len(waits))[11]])
+        patient(ready, what)
+
+    pair = Pair(wait)
+    pair.receiver.post()  # who is as early in the first step doesn't know yet where the boxes are
+    for step in range(1, 13):
+        check({11: pair.incoming[2].take()}, step)
+        assert waits == ["tensor 'y:0' from /job:a/task:0 on rank 0 (for /job:b/task:0)"] * step
+        pair.post()
+
+
+def test_of_values_that_are_not_made_in_the_box_after_all_each_is_copied_there() -> None:
+    pair = Pair()
+    send = pair.outgoing[1].sender(list(range(len(PACKET))), made_there=True)
+    for step in range(6):
+        pair.post()
+        pair.sends[0]([None])
+        values = [values_of(step)[t.index] for t in PACKET]
+        if step % 2:  # one of them is there
+            place = pair.outgoing[1].place(PACKET[2])
+            place[...] = values[2]
+            values[2] = place
+        send(values)
+        pair.sends[2]([values_of(step)[11]])
+        check(pair.take(), step)
+
+
+def test_a_place_in_a_box_is_aligned_for_what_is_made_there() -> None:
+    pair = Pair()
+    places = [pair.outgoing[n].place(t) for n, t in ((1, PACKET[2]), (1, PACKET[4]), (2, ALONE[0]))]
+    assert all(place.flags.aligned and place.flags.c_contiguous for place in places)
 
 
 def test_the_next_step_waits_by_name_until_a_box_is_empty_and_a_dead_packet_does_not() -> None:
@@ -267,6 +463,25 @@ def test_without_memory_for_boxes_the_packets_travel_as_messages(monkeypatch: py
     assert pair.messages() == 1 + 5 * 3
 
 
+def test_without_memory_what_nobody_takes_in_the_first_step_is_taken_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*args: Any) -> None:
+        raise OSError("no memory")
+
+    monkeypatch.setattr(boxes_module, "Window", no_memory)
+    pair = Pair()
+    pair.post()
+    assert not any(incoming.ready() for incoming in pair.incoming)
+    pair.send(0)
+    pair.receiver.drain()
+    assert pair.receiver.drained() and not pair.world._channels
+    for step in range(1, 5):
+        pair.post()
+        assert not any(incoming.ready() for incoming in pair.incoming)
+        pair.send(step)
+        assert all(incoming.ready() for incoming in pair.incoming)
+        check(pair.take(), step)
+
+
 def test_a_receiver_that_cannot_open_the_boxes_says_so_while_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
 
@@ -285,13 +500,18 @@ def test_a_receiver_that_cannot_open_the_boxes_says_so_while_it_waits(monkeypatc
     pair.send(0)
     check(pair.take(), 0)
     assert len(names) == 1 and names[0].endswith("; its memory can't be opened: Too many open files")
+    assert all("opened" not in incoming.describe() for incoming in pair.incoming), "it has been"
 
 
-def test_a_closed_sender_s_last_packets_are_taken_all_the_same() -> None:
-    pair = Pair()
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_closed_sender_s_last_packets_are_taken_all_the_same(seed: int | None) -> None:
+    pair = Pair(seed=seed)
     pair.post()
     pair.send(0)
+    letter = next(iter(pair.sender._boxes._to.values()))._letter
     del pair.sender, pair.outgoing, pair.sends
+    gc.collect()
+    assert letter in pair.world.transport(0)._kept, "MPI may still read it"
     check(pair.take(), 0)
 
 
@@ -306,7 +526,8 @@ def test_boxes_have_lines_of_their_own() -> None:
     assert [c.nbytes for c in boxes.contents] == sizes and max(used) * 64 + 64 == memory.size
 
 
-def test_small_tensors_of_static_shape_between_ranks_of_one_memory_go_through_boxes() -> None:
+def test_tensors_of_static_shape_between_ranks_of_one_memory_need_no_message() -> None:
+    """Small ones go through boxes, of large ones a word; but what becomes the user's own doesn't lie in a window."""
     with tf.Graph().as_default() as graph:
         with tf.device("/job:worker/task:0"):
             small, most, large = [tf.placeholder(tf.float32, [n]) for n in (1024, 4095, 4096)]
@@ -317,7 +538,10 @@ def test_small_tensors_of_static_shape_between_ranks_of_one_memory_go_through_bo
             ys.append(tf.identity(small))
         fed = [small, most, large, unknown, text]
         plan = make_plan(graph, ys, fed, inventory(0, worker=3), PlacementRules(Task("worker", 0)), {})
-    for memory, expected in (((7, 7, 8), [(0, 1)]), (None, []), ((1, 2, 3), [])):
-        program = link(plan, lambda task: task.index, 0, 3, "owner", memory)
-        found = [t for t in program.transfers if t.on_board and t.dtype is not None and t.reason != FETCH]
-        assert [((t.src_rank, t.dst_rank), t.shape) for t in found] == [(pair, (n,)) for pair in expected for n in (1024, 4095)]
+    for memory, pairs in (((7, 7, 8), {(0, 1), (1, 0)}), (None, set()), ((1, 2, 3), set())):
+        program = link(plan, lambda task: task.index, 0, 3, "all", memory)
+        tensors = [t for t in program.transfers if t.dtype is not None]
+        assert len({(t.src_rank, t.dst_rank) for t in tensors}) > 2
+        for t in tensors:
+            sizes = [(1024,), (4095,)] if t.reason == FETCH else [(1024,), (4095,), (4096,)]
+            assert t.on_board == ((t.src_rank, t.dst_rank) in pairs and t.shape in sizes), t
