@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from math import ceil, log
 from typing import Any
 
@@ -114,18 +115,20 @@ def graph() -> Any:
 
 
 def on(task: int) -> Any:
-    return tf.device(f"/job:w/task:{task}")
+    return tf.device(f"/job:w/task:{task}/device:CPU:0")
 
 
-def planned(fetches: list[Any], tasks: int) -> Plan:
-    inventory = {Task("w", number): ("CPU:0",) for number in range(tasks)}
-    return make_plan(tf.get_default_graph(), fetches, (), inventory, PlacementRules(Task("w", 0)), {})
+def planned(fetches: list[Any], tasks: int, feeds: Sequence[tf.Tensor] = ()) -> Plan:
+    inventory = {Task("w", number): ("CPU:0", "GPU:0") for number in range(tasks)}
+    return make_plan(tf.get_default_graph(), fetches, feeds, inventory, PlacementRules(Task("w", 0)), {})
 
 
-def linked(fetches: list[Any], tasks: int, deliver: str = "owner", one_memory: bool = False) -> list[Program]:
+def linked(
+    fetches: list[Any], tasks: int, deliver: str = "owner", one_memory: bool = False, feeds: Sequence[tf.Tensor] = ()
+) -> list[Program]:
     from mpirt.compiler.linker import link
 
-    plan, memory = planned(fetches, tasks), (0,) * tasks if one_memory else None
+    plan, memory = planned(fetches, tasks, feeds), (0,) * tasks if one_memory else None
     return [link(plan, lambda task: task.index, rank, tasks, deliver, memory) for rank in range(tasks)]
 
 
@@ -133,6 +136,11 @@ def made(task: int, size: int = 3) -> tf.Tensor:
     """The result of one operation, which is not folded while planning."""
     with on(task):
         return tf.exp(tf.zeros([size]), name=f"made{task}")
+
+
+def all_learn(programs: list[Program]) -> bool:
+    """Whether a failure of whatever can fail anywhere is every rank's."""
+    return all([all(learns(programs, program.rank, position)) for program in programs for position in can_fail(program)])
 
 
 def tokens(programs: list[Program]) -> list[tuple[int, int]]:
@@ -200,8 +208,110 @@ def test_an_edge_that_a_group_shares_with_an_operation_stays() -> None:
     programs = linked([after.op, group], 2)
     assert [(t.name, t.reason) for t in programs[0].transfers] == [("^made0", "/job:w/task:1"), ("^group_deps", END)]
 
+def test_an_edge_that_a_group_waits_for_first_and_an_operation_later_stays() -> None:
+    x = made(0)
+    with on(1):
+        group = tf.group(x.op)
+        with tf.control_dependencies([x.op]):
+            after = made(1)
+    programs = linked([group, after.op], 2)
+    assert [t.name for t in programs[0].transfers if t.reason != END] == ["^made0"]
+    assert [type(i) for i in programs[1].instructions[:2]] == [Recv, Run], "it runs behind what it waits for"
+
+
+def test_of_two_groups_one_behind_the_other_the_last_is_where_all_is_known() -> None:
+    x, y = made(0), made(1)
+    with on(0):
+        first = tf.group(x.op, y.op, name="first")
+    with on(1), tf.control_dependencies([first]):
+        last = tf.no_op(name="last")
+    found = linked([last], 3)[0].transfers
+    assert [(t.name, t.src_rank, t.dst_rank) for t in found] == [("^made0", 0, 1), ("^last", 1, 0), ("^last", 1, 2)]
+
+
+# ---------------------------------------------------------------------------------------------------------------- feeds
+
+
+def test_of_a_feed_that_was_asked_for_its_rank_tells_though_nothing_runs_there() -> None:
+    """A feed that doesn't fit fails where it lives, whoever feeds it."""
+    with on(1):
+        x = tf.placeholder(tf.float32, [3], name="x")
+    y = made(0)
+    assert tokens(linked([y.op, x], 3, feeds=[x])) == [(1, 0), (0, 1), (0, 2)]
+
+
+def test_of_a_feed_that_nobody_asked_for_its_reader_tells() -> None:
+    with on(1):
+        x = tf.placeholder(tf.float32, [3], name="x")
+    with on(0):
+        y = tf.exp(x, name="y")
+    assert tokens(linked([y.op], 3, feeds=[x])) == [(0, 1), (0, 2)]
+
+
+@pytest.mark.parametrize("reader", [None, 1])
+@pytest.mark.parametrize("deliver", ["all", "owner"])
+def test_an_operation_of_which_one_output_is_fed_tells_by_itself(deliver: str, reader: int | None) -> None:
+    """Neither who gets the fed value nor who reads it learns of the operation that would have made it."""
+    with on(0):
+        fed, made_there = tf.unstack(tf.exp(tf.zeros([2]), name="made0"), name="parts")
+    told: Any = fed
+    if reader is not None:
+        with on(reader):
+            told = tf.exp(fed, name="told")
+    programs = linked([told, made_there.op], 2, deliver, feeds=[fed])
+    assert [i.op.type for i in programs[0].instructions if isinstance(i, Run)] == ["Exp", "Unpack"]
+    assert all_learn(programs)
+
 
 # ---------------------------------------------------------------------------------------------------------- on a board
+
+
+@on_boards
+@pytest.mark.parametrize("kind", ["all_reduce of different hosts", "broadcast", "all_gather", "two all_reduces", "one of two ranks"])
+def test_a_failure_behind_any_collective_reaches_every_rank(kind: str) -> None:
+    values = [made(task, 4) for task in range(3)]
+    if kind == "broadcast":
+        ys = tf.collective.broadcast(values[0], values)
+    elif kind == "all_gather":
+        ys = tf.collective.all_gather(values)
+    else:
+        ys = tf.collective.all_reduce(values[: 2 if kind == "one of two ranks" else 3])
+    if kind == "two all_reduces":
+        ys += tf.collective.all_reduce(values, "max")
+    fetches = [y.op for y in ys] + [value.op for value in values]
+    programs = linked(fetches, 3, one_memory=kind != "all_reduce of different hosts")
+    assert all_learn(programs)
+
+
+@on_boards
+def test_a_group_behind_the_meeting_of_all_ranks_is_told_by_nobody() -> None:
+    ys = tf.collective.all_reduce([made(task) for task in range(3)])
+    with on(0):
+        inner = tf.group([y.op for y in ys], name="inner")
+    with on(1):
+        done = tf.group(inner, name="done")
+    programs = linked([done], 3, one_memory=True)
+    assert [t for t in programs[0].transfers if not t.reason.startswith("AllReduce")] == []
+    assert [i.last for program in programs for i in program.instructions if isinstance(i, Meet)] == [True] * 3
+
+
+@on_boards
+@pytest.mark.parametrize("behind", ["another rank's value", "a GPU's copy of it", "a value on a GPU"])
+def test_whoever_does_something_behind_the_meeting_tells_of_it(behind: str) -> None:
+    ys = tf.collective.all_reduce([made(task) for task in range(3)])
+    fetches: list[Any] = [y.op for y in ys]
+    if behind == "another rank's value":
+        with on(0):
+            fetches.append(tf.identity(ys[1]).op)
+    elif behind == "a GPU's copy of it":
+        with tf.device("/job:w/task:1/device:GPU:0"):
+            fetches.append(tf.identity(ys[1]).op)
+    else:
+        with tf.device("/job:w/task:1/device:GPU:0"):
+            fetches.append(tf.exp(tf.zeros([2])))
+    programs = linked(fetches, 3, one_memory=True)
+    assert not any(i.last for program in programs for i in program.instructions if isinstance(i, Meet))
+    assert {dst for _, dst in tokens(programs)} == {0, 1, 2}
 
 
 @on_boards
