@@ -164,7 +164,7 @@ def test_a_receiver_opens_the_boxes_once_when_it_knows_where_they_are_and_no_des
         pair.send(step)
     assert len(opened) == 1
     assert pair.world.transport(0).counters.messages_sent == 1 and not pair.world._channels
-    assert descriptors_of_windows() == before
+    assert descriptors_of_windows() <= before, "what other tests have left may go meanwhile"
 
 
 def test_ends_that_travel_otherwise_have_no_boxes() -> None:

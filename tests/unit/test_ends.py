@@ -249,8 +249,9 @@ def test_of_a_feed_that_nobody_asked_for_its_reader_tells() -> None:
 
 
 @pytest.mark.parametrize("reader", [None, 1])
+@pytest.mark.parametrize("asked", ["a value", "an operation"])
 @pytest.mark.parametrize("deliver", ["all", "owner"])
-def test_an_operation_of_which_one_output_is_fed_tells_by_itself(deliver: str, reader: int | None) -> None:
+def test_an_operation_of_which_one_output_is_fed_tells_by_itself(deliver: str, asked: str, reader: int | None) -> None:
     """Neither who gets the fed value nor who reads it learns of the operation that would have made it."""
     with on(0):
         fed, made_there = tf.unstack(tf.exp(tf.zeros([2]), name="made0"), name="parts")
@@ -258,7 +259,7 @@ def test_an_operation_of_which_one_output_is_fed_tells_by_itself(deliver: str, r
     if reader is not None:
         with on(reader):
             told = tf.exp(fed, name="told")
-    programs = linked([told, made_there.op], 2, deliver, feeds=[fed])
+    programs = linked([told, made_there if asked == "a value" else made_there.op], 2, deliver, feeds=[fed])
     assert [i.op.type for i in programs[0].instructions if isinstance(i, Run)] == ["Exp", "Unpack"]
     assert all_learn(programs)
 
