@@ -9,7 +9,8 @@ All programs are projections of this order, which is topological and, since only
   It goes depth first: what has just been made is used before anything new is begun, so many independent chains live in the
   memory of one. Of what is ready together the longer way goes first, so a variable is read by all before it changes, and needn't
   be copied for that. For `_PATIENCE` operations it gives way to what other tasks do for others: two tasks may share a rank, and
-  then another rank would wait for it too, whereas nobody waits for own work. That another task is told of its end, but computes nothing that anybody reads, doesn't make it work for others.
+  then other ranks would wait for it, too. That another task is told of its end, but computes nothing that anybody reads, doesn't
+  make it work for others.
 
 What can be foreseen: that each operation takes 1, and a message `_CROSSING_COST`.
 
