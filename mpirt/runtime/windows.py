@@ -1,22 +1,22 @@
 """Tensors in flight through memory that both ranks share: the two ends of such a transfer, and who gets which ends.
 
 Like the transfers of ``rendezvous``, of which these ends are two; what differs: the tensor lies in a window (``transport.window``),
-and the message tells which. Guarantees:
+and a word tells which. The word is a small tensor, which goes through a box or in a message as any other (``packets``). Guarantees:
 
 - the array that the receiver takes lies in the window and never changes while anybody holds it or a view of it; when nobody
   does, the sender may fill the window again. Whoever keeps values for long (variables, the user) has copies;
 - a value that is produced in a window (`WindowOutgoing.buffer`) is sent without a copy; the window is filled again only when the
   sender's own rank holds nothing of it any more either;
 - a sender has two windows. If the receiver has yet to take what is in one of them, the sender waits for that, by name, as for a
-  message that has yet to leave; if the receiver holds both, or there is no memory, the tensor travels behind the message, as any
-  other: so a receiver may keep arrays as long as it likes, and nothing waits for that;
+  message that has yet to leave; if the receiver holds both, or there is no memory, the tensor travels in a message behind the
+  word: so a receiver may keep arrays as long as it likes, and nothing waits for that;
 - a tensor that lies in a window of the receiver's is returned in that: an answer that is what came, or a view of all of it, is
   not copied. Neither is one that a window of this transfer holds from an earlier step (`_Sources` says when that is sure);
 - a receiver that has no address space to map a window reads it into memory of its own instead;
-- a dead tensor is an empty message here too;
+- a dead tensor is a dead word;
 - a tensor on its way is taken over also if the sender's session is closed meanwhile.
 
-The message is always of `WORD_NBYTES`: number of the window and its descriptor (RETURNED: it is the receiver's own), or PLAIN.
+The word, of `WORD_NBYTES`: number of the window and its descriptor (RETURNED: it is the receiver's own), or PLAIN.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from mpirt.transport.window import (
     window_of,
 )
 
-PLAIN: Final = 0  # in place of a window's number: the tensor comes in a message of its own
+PLAIN: Final = 0  # in place of a window's number: the tensor comes in a message
 RETURNED: Final = -1  # in place of a descriptor
 _MOST_WINDOWS = 2
 _LONGEST_BACK_OFF = 1 << 12  # steps
