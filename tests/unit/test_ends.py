@@ -349,3 +349,16 @@ def test_a_rank_that_is_not_at_the_meeting_is_told() -> None:
     for program in programs:
         for position in can_fail(program):
             assert all(learns(programs, program.rank, position))
+
+
+@on_boards
+@pytest.mark.parametrize("fetched", ["its value", "its end"])
+def test_a_value_on_a_gpu_that_was_made_before_the_meeting_still_has_to_be_fetched_behind_it(fetched: str) -> None:
+    with tf.device("/job:w/task:1/device:GPU:0"):
+        early = tf.exp(tf.zeros([2]), name="early")
+    with tf.control_dependencies([early]):
+        ys = tf.collective.all_reduce([made(task) for task in range(3)])
+    fetches = [early if fetched == "its value" else early.op, *[y.op for y in ys]]
+    programs = linked(fetches, 3, one_memory=True)
+    assert [i.last for program in programs for i in program.instructions if isinstance(i, Meet)] == [fetched == "its end"] * 3
+    assert {dst for _, dst in tokens(programs)} == ({0, 1, 2} if fetched == "its value" else set())
