@@ -196,7 +196,7 @@ class BaseSession:
 
         Returns
         -------
-        dict with ``messages``, ``nbytes`` (in messages) and ``window_nbytes`` (in memory that ranks of one host share), over all ranks
+        dict with ``messages``, ``nbytes`` (in messages) and ``window_nbytes`` (of tensors in memory that ranks share), over all ranks
         """
         leaves = FetchMapper(self._graph, fetches).leaves
         feeds = feed_tensors(self._graph, feed_dict or {})

@@ -13,14 +13,15 @@ Owns: which rank does what, and which transfers there are. Does not own: what in
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, repeat
 
 from mpirt.cluster.task import Task
 from mpirt.compiler.ends import End, find_tails, meeting_at_the_end
 from mpirt.compiler.exchange import Exchange, Fold, Make, Message, MessageKey, Part, View, exchanges
-from mpirt.compiler.packets import PACKET_NBYTES, find_packets
-from mpirt.compiler.partition import Node, Plan, message_nbytes
+from mpirt.compiler.packets import find_packets, is_small
+from mpirt.compiler.partition import Node, Plan
 from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.program import (
     END,
@@ -39,6 +40,7 @@ from mpirt.compiler.program import (
     frees_after_last_use,
     is_state,
     memory_space,
+    path_of,
 )
 from mpirt.graph.function import ARG
 from mpirt.graph.graph import Operation, Tensor
@@ -65,7 +67,7 @@ def link(
     rank, num_ranks : this rank, and how many there are
     deliver : "all" - every fetched value reaches every rank; "owner" - none does. Either way a failure anywhere reaches every
         rank (see ``ends``). A rank: the values reach that rank only, and nothing tells of the end of a step: its master knows.
-    memory : ``Transport.memory``: where ranks share it, they reduce on boards and packets go through boxes. None: messages everywhere
+    memory : ``Transport.memory``: where ranks share it, they reduce on boards and send each other no messages. None: messages everywhere
     """
     return _Linker(plan, rank_of, rank, num_ranks, deliver, memory).link()
 
@@ -76,6 +78,7 @@ class _Linker:
     ) -> None:
         self.plan = plan
         self.memory = memory
+        self.shared_memory = memory if board.USABLE else None  # where tensors travel without a message
         self.rank_of: Callable[[Task], int] = lru_cache(maxsize=None)(rank_of)  # asked for each operation
         self.rank = rank
         self.program = Program(rank)
@@ -141,7 +144,7 @@ class _Linker:
             self.of_end[token.src, token.dst] = index = len(self.sources)
             self.sources.append(token.op)
             task = self.plan.device_of(token.op).task
-            self.program.transfers.append(_transfer(index, token.op, token.src, token.dst, task, END, self._share(token.src, token.dst)))
+            self.program.transfers.append(_transfer(index, token.op, token.src, token.dst, task, END, self.shared_memory))
 
     def _number_messages(self) -> None:
         """The messages of collectives, behind those of edges and fetches."""
@@ -173,14 +176,10 @@ class _Linker:
         if key not in found:
             found[key] = index = len(self.sources)
             self.sources.append(source)
-            self.program.transfers.append(_transfer(index, source, src, dst, task, why, self._share(src, dst)))
+            self.program.transfers.append(_transfer(index, source, src, dst, task, why, self.shared_memory))
             if src == self.rank:
                 self.behind.setdefault(after, []).append(index)
         return found[key]
-
-    def _share(self, src: int, dst: int) -> bool:
-        """Whether small tensors travel between two ranks without a message."""
-        return self.memory is not None and board.USABLE and self.memory[src] == self.memory[dst]
 
     def link(self) -> Program:
         program = self.program
@@ -418,16 +417,19 @@ def _of_exchange(index: int, message: Message, exchange: Exchange) -> Transfer:
     return Transfer(index, tensor.name, exchange.dtype, message.shape, *ends, task, reason, message.in_place, on_board, exchange.op)
 
 
-def _transfer(index: int, source: Tensor | Operation, src: int, dst: int, task: Task, why: str, share: bool) -> Transfer:
+def _transfer(
+    index: int, source: Tensor | Operation, src: int, dst: int, task: Task, why: str, memory: Sequence[int] | None
+) -> Transfer:
+    share = memory is not None and memory[src] == memory[dst]
     if isinstance(source, Operation):
         return Transfer(index, f"^{source.name}", None, None, src, dst, task, why, on_board=share)
     static = source.static_shape
     shape = None if static is None or None in static else tuple([size for size in static if size is not None])
     dtype = source.dtype.base_dtype
-    if share:
-        nbytes = message_nbytes(dtype, shape)
-        share = nbytes is not None and nbytes <= PACKET_NBYTES
-    return Transfer(index, source.name, dtype, shape, src, dst, task, why, on_board=share, op=source.op)
+    transfer = Transfer(index, source.name, dtype, shape, src, dst, task, why, on_board=share, op=source.op)
+    if memory is None or not share or is_small(transfer) or path_of(transfer, memory).window:
+        return transfer
+    return replace(transfer, on_board=False)
 
 
 def _args(op: Operation, tensors: Sequence[Tensor], args: Sequence[ArgDef], differ: object) -> Iterable[ArgDef | None]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mpirt.compiler.program import Transfer
 
 PACKET_NBYTES = 4096  # of a whole packet: copied in and out in less time than a message takes, and sent whole by every MPI
+BOX_NBYTES = (1 << 14) - 1  # of a tensor that goes through a box by itself; a larger one lies in a window
 MOST_TENSORS = 64
 MOST_OPERATIONS = 8
 
@@ -37,7 +38,7 @@ Packet = tuple["Transfer", ...]
 
 def is_small(transfer: Transfer) -> bool:
     """Whether a transfer is short enough for a packet, and of a size known while compiling; one that is received in its place isn't."""
-    return not transfer.in_place and 0 < packed_nbytes(transfer) <= PACKET_NBYTES
+    return not transfer.in_place and 0 < packed_nbytes(transfer) <= (BOX_NBYTES if transfer.on_board else PACKET_NBYTES)
 
 
 def packed_nbytes(transfer: Transfer) -> int:
@@ -126,7 +127,7 @@ class _Packer:
                 packet.users.add(op)
 
     def _start(self, transfer: Transfer) -> None:
-        if not is_small(transfer):
+        if not is_small(transfer) or packed_nbytes(transfer) > PACKET_NBYTES:  # as much by itself as a whole packet may be
             return
         packet = self.open.get(transfer.src_rank, {}).get(transfer.dst_rank)
         if packet is not None and packet.takes(transfer):

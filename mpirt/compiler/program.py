@@ -7,14 +7,14 @@ each instruction into a bound call once. Owns: what instructions there are, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import NamedTuple
 
 from mpirt import dtypes
 from mpirt.cluster.task import Task
 from mpirt.compiler.exchange import JOIN, Fold, Make, Part, View
-from mpirt.compiler.packets import Packet
+from mpirt.compiler.packets import BOX_NBYTES, Packet, is_small
 from mpirt.compiler.partition import message_nbytes
 from mpirt.compiler.placer import DeviceName
 from mpirt.dtypes import DType
@@ -42,7 +42,7 @@ class Transfer:
     src: Task
     reason: str  # who needs it: a task, FETCH, or END
     in_place: bool = False  # it is received into a part of another array
-    on_board: bool = False  # no message: of a collective that its ranks compute on a board, or it goes through a box
+    on_board: bool = False  # no message: of a collective that its ranks compute on a board, or it, or its word, goes through a box
     op: Operation | None = field(default=None, compare=False, repr=False)  # that made the tensor, where the graph is at hand
 
     @property
@@ -122,8 +122,8 @@ class Meet:
 
 Instruction = Run | Read | Move | Send | Recv | Make | Fold | View | Meet
 
-WINDOW_NBYTES = 1 << 14  # smaller tensors are there about as soon in a message, and need no memory of their own
-WORD_NBYTES = 16  # the message that tells of a tensor in a window: its number, and where the window is
+WINDOW_NBYTES = BOX_NBYTES + 1  # smaller tensors are there about as soon in a message or a box, and need no memory of their own
+WORD_NBYTES = 16  # what tells of a tensor in a window: its number, and where the window is
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Path:
 
     Attributes
     ----------
-    window : through memory that both ranks share, with a message of a few bytes; else in the message
+    window : through memory that both ranks share, with a word that tells of it (`word_of`); else in the message
     why : for people
     """
 
@@ -161,6 +161,11 @@ def path_of(transfer: Transfer, memory: Sequence[int]) -> Path:
     if transfer.in_place:
         return Path(False, "straight into its place")
     return Path(True, "large, on one host")
+
+
+def word_of(transfer: Transfer) -> Transfer:
+    """What tells of a tensor that lies in a window: a small tensor, which goes through a box or in a message as any other."""
+    return replace(transfer, dtype=dtypes.int64, shape=(WORD_NBYTES // 8,))
 
 
 @dataclass(slots=True)
@@ -218,7 +223,7 @@ def _line(i: Instruction, memory: Sequence[int] | None) -> str:
         number = f", {i.number}" if i.number != 1 or i.how == JOIN else ""
         return f"fold  s{i.target}{_part(i.into)} = {i.how}({inputs}{number}) for {i.name}"
     size = "? B" if i.transfer.nbytes is None else f"{i.transfer.nbytes} B"
-    if i.transfer.on_board:
+    if i.transfer.on_board and is_small(i.transfer):
         size += " through a box (small, on one host)"
     elif memory is not None:
         path = path_of(i.transfer, memory)

@@ -7,8 +7,9 @@ All programs are projections of this order, which is topological and, since only
   row by row, and the other one needn't wait until its longest chain has ended. Nothing comes earlier than needed.
 - *A task's own work*, all else, comes where work for others must wait for a message, as far as can be foreseen, and behind it.
   It goes depth first: what has just been made is used before anything new is begun, so many independent chains live in the
-  memory of one. Of what is ready together the longer way goes first. That another task is told of its end, but computes nothing
-  that anybody reads, doesn't make it work for others.
+  memory of one. Of what is ready together the longer way goes first. For `_PATIENCE` operations it gives way to what other tasks
+  do for others: two tasks may share a rank, and then other ranks would wait for it, too. That another task is told of its end, but
+  computes nothing that anybody reads, doesn't make it work for others.
 - *A variable is looked at before own work changes it* (`compiler.variables`), if no dependency says otherwise: so that it needn't be
   copied, and readers that nothing orders see the value from before the step, however tasks are placed. A change waits for those
   who look with as many such changes on the way to them, or fewer. Work for others waits for nobody because of that.
@@ -34,6 +35,7 @@ from mpirt.ops.collective_ops import HUBS
 
 _OP_COST = 1
 _CROSSING_COST = 4  # a message takes as long as some small operations
+_PATIENCE = 32  # so long a task's own work gives way to what other tasks do for others
 _NEVER = 1 << 62
 
 
@@ -225,10 +227,14 @@ class _Scheduler:
         self._begin([i for i, count in self.waiting.items() if not count])
         for i in for_others:
             worker = workers[i]
+            moment = worker.clock - _PATIENCE
             if i in senders:
-                self._work_until(self._arrival(i), worker)
-            if agenda and agenda[0][0] <= worker.clock:
-                self._go_on(worker.clock)
+                arrival = self._arrival(i)
+                if worker.clock < arrival:
+                    moment = arrival
+                    self._work_until(arrival, worker)
+            if agenda and agenda[0][0] <= moment:
+                self._go_on(moment)
             worker.clock = ended[i] = worker.clock + _OP_COST
             found.append(i)
             if i in readers:

@@ -18,7 +18,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from mpirt.compiler.program import WORD_NBYTES, Program, Recv, Send, Transfer
+from mpirt.compiler.packets import is_small
+from mpirt.compiler.program import WORD_NBYTES, Program, Recv, Send, Transfer, word_of
 from mpirt.runtime.packet_layout import Array, Places, contents_of, packet_nbytes, places_in, stores_of
 from mpirt.runtime.rendezvous import DeadTensor, Wait, comes_soon, described
 from mpirt.transport.base import Request, Transport
@@ -41,7 +42,7 @@ class AllBoxes:
 
     Parameters
     ----------
-    program : its packets `on_board` go through boxes
+    program : its packets and words of windows `on_board` go through boxes
     shared : the packet of each transfer that doesn't travel alone
     transport, first_tag, wait : see ``executor.Executor``
     """
@@ -58,7 +59,7 @@ class AllBoxes:
         received: dict[int, dict[int, Sequence[Transfer]]] = {}
         for i in program.instructions:
             if isinstance(i, Send | Recv) and i.transfer.on_board:
-                packet = shared.get(i.transfer.index, (i.transfer,))
+                packet = shared.get(i.transfer.index) or (i.transfer if is_small(i.transfer) else word_of(i.transfer),)
                 peers, peer = (sent, i.transfer.dst_rank) if isinstance(i, Send) else (received, i.transfer.src_rank)
                 peers.setdefault(peer, {})[packet[0].index] = packet
         self._to = {rank: _To(transport, rank, _in_order(packets), first_tag) for rank, packets in sent.items()}
@@ -75,7 +76,7 @@ class AllBoxes:
         return OutgoingBox(transfers, to, to.numbers[transfers[0].index], self._now, self._wait)
 
     def receiving_end(
-        self, transfers: Sequence[Transfer], together: Sequence[Transfer], by_message: Callable[[Array, Places], Any]
+        self, transfers: Sequence[Transfer], together: Sequence[Transfer], by_message: Callable[[Array, Places], Any], drained_here: bool
     ) -> IncomingBox:
         """This rank's end of a packet that it receives.
 
@@ -83,11 +84,13 @@ class AllBoxes:
         ----------
         transfers, together : see ``packets.IncomingPacket``
         by_message : begins to receive it as a message, into a buffer with these places, if its sender has no memory for boxes
+        drained_here : whether `drained` takes it if nobody else does
         """
         source = self._from[transfers[0].src_rank]
         number = source.numbers[together[0].index]
         end = IncomingBox(transfers, together, source, number, self._now, self._transport, self._wait, by_message)
-        self._ends.append(end)
+        if drained_here:
+            self._ends.append(end)
         return end
 
     def all_left(self) -> bool:
@@ -265,11 +268,15 @@ class OutgoingBox:
         # Nothing has been made there but with the packet of the step before gone.
         return send_what_is_there if made_there else send
 
+    def await_last(self) -> None:
+        """Wait until the packet of the step before has been taken; what sends the next one does so too."""
+        if not self._now[_LEFT] and not self._taken():
+            self._finish_last()
+
     def _taken(self) -> bool:
         return self._bytes[self._number] == self._now[_LAST]
 
     def _finish_last(self) -> None:
-        """Wait until the last step's packet has been taken."""
         first = self._transfers[0]
         assert self._wait is not None, f"{first}: sent again before the last step's value has left"
         self._wait(self._taken, lambda: f"rank {first.dst_rank} to receive {first.name!r} of the step before")

@@ -246,7 +246,7 @@ class Executor:
                 continue
             tag, part, frees = self.first_tag + transfer.index, instruction.part, self._code[position][3]
             if isinstance(instruction, Send):
-                outgoing = sending_end(transport, transfer, tag, self._wait)
+                outgoing = sending_end(transport, transfer, tag, self._wait, packets)
                 self._outgoing.append((position, outgoing))
                 if isinstance(outgoing, WindowOutgoing) and part is None:
                     self._produced[instruction.source] = outgoing.buffer
@@ -256,7 +256,7 @@ class Executor:
                 self._code[position] = (send, (instruction.source,), NO_SLOT, frees)
             else:
                 place = None if part is None else partial(made[instruction.target].part, part)
-                end = receiving_end(transport, transfer, tag, self._wait, place)
+                end = receiving_end(transport, transfer, tag, self._wait, packets, place)
                 self._incoming.append(end)
                 self._code[position] = (end.take, (), instruction.target if part is None else NO_SLOT, frees)
         self._made = list(made.values())

@@ -61,8 +61,11 @@ class Packets:
         self._sends.append(packet.request)
         return packet
 
-    def receiving_end(self, transfers: Sequence[Transfer]) -> IncomingPacket | IncomingBox:
-        """This rank's end of the packet of these transfers, in any order, which it receives."""
+    def receiving_end(self, transfers: Sequence[Transfer], drained_here: bool = True) -> IncomingPacket | IncomingBox:
+        """This rank's end of the packet of these transfers, in any order, which it receives.
+
+        What nobody takes in a step `drained` takes, if that is ``drained_here``: else it is the caller's to take.
+        """
         together = self.together(transfers[0])
 
         def by_message(buffer: Array, places: Places) -> IncomingPacket:
@@ -72,7 +75,7 @@ class Packets:
             return packet
 
         if self._boxes is not None and transfers[0].on_board:
-            return self._boxes.receiving_end(transfers, together, by_message)
+            return self._boxes.receiving_end(transfers, together, by_message, drained_here)
         buffer: Array = np.ones(packet_nbytes(together), np.uint8)
         return by_message(buffer, places_in(buffer, together))
 
@@ -167,8 +170,12 @@ class OutgoingPacket:
             self._dead = [r for r in self._dead if not r.test()]
         return bool(self._dead) or not self.request.test()
 
+    def await_last(self) -> None:
+        """Wait until the packet of the step before has left; what sends the next one does so too."""
+        if not self._left[0] and not self.request.test():
+            self._finish_last()
+
     def _finish_last(self) -> None:
-        """Wait until the last step's packet has left."""
         first, left = self._first, self.request.test
         assert self._wait is not None, f"{first}: sent again before the last step's value has left"
         self._wait(left, lambda: f"rank {first.dst_rank} to receive {first.name!r} of the step before")

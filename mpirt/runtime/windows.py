@@ -1,22 +1,22 @@
 """Tensors in flight through memory that both ranks share: the two ends of such a transfer, and who gets which ends.
 
 Like the transfers of ``rendezvous``, of which these ends are two; what differs: the tensor lies in a window (``transport.window``),
-and the message tells which. Guarantees:
+and a word tells which. The word is a small tensor, which goes through a box or in a message as any other (``packets``). Guarantees:
 
 - the array that the receiver takes lies in the window and never changes while anybody holds it or a view of it; when nobody
   does, the sender may fill the window again. Whoever keeps values for long (variables, the user) has copies;
 - a value that is produced in a window (`WindowOutgoing.buffer`) is sent without a copy; the window is filled again only when the
   sender's own rank holds nothing of it any more either;
 - a sender has two windows. If the receiver has yet to take what is in one of them, the sender waits for that, by name, as for a
-  message that has yet to leave; if the receiver holds both, or there is no memory, the tensor travels behind the message, as any
-  other: so a receiver may keep arrays as long as it likes, and nothing waits for that;
+  message that has yet to leave; if the receiver holds both, or there is no memory, the tensor travels in a message behind the
+  word: so a receiver may keep arrays as long as it likes, and nothing waits for that;
 - a tensor that lies in a window of the receiver's is returned in that: an answer that is what came, or a view of all of it, is
   not copied. Neither is one that a window of this transfer holds from an earlier step (`_Sources` says when that is sure);
 - a receiver that has no address space to map a window reads it into memory of its own instead;
-- a dead tensor is an empty message here too;
+- a dead tensor is a dead word;
 - a tensor on its way is taken over also if the sender's session is closed meanwhile.
 
-The message is always of `WORD_NBYTES`: number of the window and its descriptor (RETURNED: it is the receiver's own), or PLAIN.
+The word, of `WORD_NBYTES`: number of the window and its descriptor (RETURNED: it is the receiver's own), or PLAIN.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from typing import Any, Final
 import numpy as np
 
 from mpirt import errors
-from mpirt.compiler.program import WORD_NBYTES, Transfer, path_of
+from mpirt.compiler.program import WORD_NBYTES, Transfer, path_of, word_of
+from mpirt.runtime.packets import Packets
 from mpirt.runtime.rendezvous import DeadTensor, Incoming, Outgoing, Place, Wait
 from mpirt.transport.base import Transport
 from mpirt.transport.window import (
@@ -43,7 +44,7 @@ from mpirt.transport.window import (
     window_of,
 )
 
-PLAIN: Final = 0  # in place of a window's number: the tensor comes in a message of its own
+PLAIN: Final = 0  # in place of a window's number: the tensor comes in a message
 RETURNED: Final = -1  # in place of a descriptor
 _MOST_WINDOWS = 2
 _LONGEST_BACK_OFF = 1 << 12  # steps
@@ -51,63 +52,83 @@ _LONGEST_BACK_OFF = 1 << 12  # steps
 _log = logging.getLogger("mpirt")
 
 
-def receiving_end(transport: Transport, transfer: Transfer, tag: int, wait: Wait | None, place: Place | None = None) -> Incoming:
-    """The receiving end of ``transfer``, by the path that the plan has for it; ``place`` gives what one in place is received into."""
+def receiving_end(
+    transport: Transport, transfer: Transfer, tag: int, wait: Wait | None, packets: Packets, place: Place | None = None
+) -> Incoming:
+    """The receiving end of ``transfer``, by the path that the plan has for it.
+
+    Parameters
+    ----------
+    packets : of the program, which bring the words that tell of what lies in windows
+    place : gives what one in place is received into
+    """
     if path_of(transfer, transport.memory).window:
-        return WindowIncoming(transport, transfer, tag, wait)
+        return WindowIncoming(transport, transfer, tag, wait, packets)
     return Incoming(transport, transfer, tag, wait, place)
 
 
-def sending_end(transport: Transport, transfer: Transfer, tag: int, wait: Wait | None) -> Outgoing:
+def sending_end(transport: Transport, transfer: Transfer, tag: int, wait: Wait | None, packets: Packets) -> Outgoing:
     """The sending end of ``transfer``, by the path that the plan has for it."""
-    kind = WindowOutgoing if path_of(transfer, transport.memory).window else Outgoing
-    return kind(transport, transfer, tag, wait)
+    if path_of(transfer, transport.memory).window:
+        return WindowOutgoing(transport, transfer, tag, wait, packets)
+    return Outgoing(transport, transfer, tag, wait)
 
 
 class WindowIncoming(Incoming):
     """The receiving end of a transfer through windows."""
 
-    def __init__(self, transport: Transport, transfer: Transfer, tag: int, wait: Wait | None) -> None:
+    def __init__(self, transport: Transport, transfer: Transfer, tag: int, wait: Wait | None, packets: Packets) -> None:
         super().__init__(transport, transfer, tag, wait)
-        self._word = np.empty(WORD_NBYTES // 8, np.int64)
-        self._news = transport.prepare_receive(self._word, transfer.src_rank, tag)
+        word = word_of(transfer)
+        self._news = packets.receiving_end([word], drained_here=False)
+        self._news.give([])
+        lent = self._news.lend(word)
+        assert lent is not None
+        self._word = lent
+        self._expected = False  # the word of this step, which nobody has taken yet
+        self._dead = False
         self._views: dict[int, WindowView] = {}
         self._owed: list[tuple[int, int]] = []  # windows that are to be given back, but couldn't be opened
         hold_in_reserve()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_news"):
-            self._transport.release([self._news])
-
     def post(self) -> None:
-        """Post the receive of a step."""
+        """Be ready for what comes in a step."""
         if self._owed:
             owed, self._owed = self._owed, []
             for serial, descriptor in owed:
                 self._drop(serial, descriptor)
-        self._news.start()
-        self._request = self._news
+        self._expected, self._dead = True, False
+
+    def take(self) -> Any:
+        """Wait for the tensor and return it; see ``rendezvous.Incoming.take``."""
+        if self._expected and self._wait is not None:
+            self._take_word()
+        return super().take() if self._rest is not None or self._expected else self.result()
 
     def ready(self) -> bool:
         """Whether all is here."""
-        request = self._request
-        assert request is not None, f"{self._transfer}: taken before it was posted"
-        if not request.test():
-            return False
-        if self._rest is None:
-            if not request.nbytes() or self._word[0] != PLAIN:
-                return True
+        if self._expected:
+            if not self._news.ready():
+                return False
+            self._take_word()
+        return self._rest is None or self._rest[0].test()
+
+    def _take_word(self) -> None:
+        """Take the word that tells of the tensor, which is waited for; see to it that a tensor in a message is received."""
+        try:
+            self._news.take()
+        except DeadTensor:
+            self._dead = True
+        self._expected = False
+        if not self._dead and self._word[0] == PLAIN:
             buffer = self._form.buffer()
             self._rest = self._transport.irecv(buffer, self._transfer.src_rank, self._tag), buffer
-        return self._rest[0].test()
 
     def result(self) -> Any:
         """The tensor, once ready."""
-        request, rest = self._request, self._rest
-        assert request is not None
-        self._request = self._rest = None
-        if not request.nbytes():
+        if self._dead:
             raise DeadTensor
+        rest, self._rest = self._rest, None
         if rest is not None:
             return rest[1]
         counters = self._transport.counters
@@ -123,13 +144,16 @@ class WindowIncoming(Incoming):
 
     def drained(self) -> bool:
         """Whether nothing is to come; takes in what nobody took."""
-        if self._request is not None:
-            if not self.ready():
+        if self._expected:
+            if not self._news.ready():
                 return False
-            told = self._rest is None and self._request.nbytes() > 0
-            self._request = self._rest = None
-            if told:
+            self._take_word()
+            if not self._dead and self._rest is None:
                 self._drop(*self._word.tolist())
+        if self._rest is not None:
+            if not self._rest[0].test():
+                return False
+            self._rest = None
         return True
 
     def _drop(self, serial: int, descriptor: int) -> None:
@@ -178,24 +202,24 @@ class WindowIncoming(Incoming):
 class WindowOutgoing(Outgoing):
     """The sending end of a transfer through windows."""
 
-    def __init__(self, transport: Transport, transfer: Transfer, tag: int, wait: Wait | None) -> None:
+    def __init__(self, transport: Transport, transfer: Transfer, tag: int, wait: Wait | None, packets: Packets) -> None:
         super().__init__(transport, transfer, tag, wait)
         self._windows: list[Window] = []
-        self._word = np.empty(WORD_NBYTES // 8, np.int64)
-        self._news = transport.prepare_send(self._word, transfer.dst_rank, tag)
+        self._word = [np.empty(WORD_NBYTES // 8, np.int64)]
+        self._news = packets.sending_end([word_of(transfer)])
+        self._send_word = self._news.sender([0])
         self._most = _MOST_WINDOWS
         self._lent = -1  # position of the window that this step's value is produced into
         self._sources = _Sources()
         self._pid = transport.pids[transfer.dst_rank]
 
     def __del__(self) -> None:
-        if hasattr(self, "_news"):
-            self._transport.release([self._news])
+        if hasattr(self, "_windows"):
             self._transport.keep([*self._requests, *[_Taken(w) for w in self._windows if w.state == FULL]])
 
     def pending(self) -> bool:
         """Whether a message is still under way, or a tensor waits in a window to be taken."""
-        return not self._left() or any([window.state == FULL for window in self._windows])
+        return super().pending() or self._news.pending() or any([window.state == FULL for window in self._windows])
 
     def buffer(self) -> np.ndarray[Any, Any]:
         """An array that this step's value may be produced into: in a window if one is free, so that it needn't be copied there.
@@ -210,9 +234,12 @@ class WindowOutgoing(Outgoing):
         self._sources.forget(self._lent)
         return self._windows[self._lent].array
 
+    def send_dead(self) -> None:
+        """Tell the receiver that nothing will come in this step. Waits for nothing, so that a failure can't be held up."""
+        self._news.send_dead()
+
     def _send_fixed(self, array: np.ndarray[Any, Any]) -> None:
-        if not self._news.test():
-            self._await(self._left)
+        self._news.await_last()  # first: if that fails, nothing lies in a window of which nobody was told
         position, self._lent = self._lent, -1
         if position < 0 or array is not self._windows[position].array:
             serial = returned_in(array, self._pid)
@@ -221,8 +248,8 @@ class WindowOutgoing(Outgoing):
                 return
             position = self._place(array)
         if position < 0:
-            self._word[0] = PLAIN
-            self._news.start()
+            self._word[0][0] = PLAIN
+            self._send_word(self._word)
             t = self._transfer
             content = np.ascontiguousarray(array)
             self._requests.append(self._transport.isend(content, t.dst_rank, self._tag, self._form.message_nbytes))
@@ -235,8 +262,9 @@ class WindowOutgoing(Outgoing):
         counters = self._transport.counters
         counters.windows_sent += 1
         counters.window_bytes_sent += self._form.message_nbytes
-        self._word[0], self._word[1] = serial, descriptor
-        self._news.start()
+        word = self._word[0]
+        word[0], word[1] = serial, descriptor
+        self._send_word(self._word)
 
     def _place(self, array: np.ndarray[Any, Any]) -> int:
         """Position of the sender's window that holds ``array`` now; -1 if it must do without."""
@@ -249,17 +277,6 @@ class WindowOutgoing(Outgoing):
             self._windows[position].array[...] = array
             self._sources.copied(position, array)
         return position
-
-    def _start(self, buffer: np.ndarray[Any, Any]) -> None:
-        self._requests.append(self._transport.isend(buffer, self._transfer.dst_rank, self._tag))
-
-    def _left(self) -> bool:
-        """Whether all messages have left."""
-        return not super().pending() and self._news.test()
-
-    def _finish_last(self) -> None:
-        if not self._left():
-            self._await(self._left)
 
     def _first_free(self) -> int:
         """Position of a window that is the sender's, and of which its own rank holds nothing; -1 if there is none."""

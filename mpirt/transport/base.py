@@ -105,8 +105,8 @@ class Counters:
     """Traffic of one rank since its start; a message counts once however many chunks it travels in.
 
     Sent: when handed to the transport. Received: when the receiver learns of it. A tensor in a window (`window`) counts with its
-    bytes as one there, and the message that tells of it as any other. So does what is read on boards (`board`). Packets that go
-    through boxes (`boxes`) are counted when their step begins.
+    bytes as one there, and the word that tells of it as any other small tensor. So does what is read on boards (`board`). What goes
+    through boxes (`boxes`) is counted when its step begins.
     """
 
     messages_sent: int = 0

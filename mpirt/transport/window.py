@@ -1,6 +1,6 @@
 """Memory that two ranks of one host share: a window for each large tensor in flight.
 
-The sender writes a tensor into a `Window` and sends a message that names it; the receiver opens it once (a `WindowView`), uses
+The sender writes a tensor into a `Window` and tells which; the receiver opens it once (a `WindowView`), uses
 the array where it lies, and hands it back when nobody holds it any more. One copy, or none if the tensor was produced there.
 A receiver whose answer is the very tensor *returns* it (`returned_in`): the sender finds it in its own window, without a copy.
 
@@ -22,9 +22,9 @@ needed. Guarantees:
 Ownership is one word in the window's header, which only its owner of the moment changes: FREE (the sender's), FULL (on its way),
 HELD (the receiver's). How often the receiver returned the tensor and how often the sender accepted it are two more: while they
 differ the window is not free either. Order of memory: what is written before a message is sent is seen after it was received,
-as with any two processes that talk by messages. On the way back there is no message: the word says it. x86 keeps loads before
-later stores; for others `_fence` takes and releases a lock twice, which orders them by the rules of locks (release, then acquire
-of the same lock).
+as with any two processes that talk by messages, and so it is with what goes through ``boxes``. On the way back there is no
+message: the word says it. x86 keeps loads before later stores; for others `_fence` takes and releases a lock twice, which orders
+them by the rules of locks (release, then acquire of the same lock).
 
 Large windows lie in pages of 2 MiB from their third tensor on (MADV_COLLAPSE, Linux 6.1): to copy 16 MiB into pages of 4 KiB
 takes about twice as long, since the processor can't remember where so many pages are. Not earlier, since making them costs as

@@ -306,18 +306,22 @@ def test_boxes_have_lines_of_their_own() -> None:
     assert [c.nbytes for c in boxes.contents] == sizes and max(used) * 64 + 64 == memory.size
 
 
-def test_small_tensors_of_static_shape_between_ranks_of_one_memory_go_through_boxes() -> None:
+def test_tensors_of_static_shape_between_ranks_of_one_memory_need_no_message() -> None:
+    """Small ones go through boxes, of large ones a word; but what becomes the user's own doesn't lie in a window."""
     with tf.Graph().as_default() as graph:
         with tf.device("/job:worker/task:0"):
-            small, large = tf.placeholder(tf.float32, [1024]), tf.placeholder(tf.float32, [1025])
+            small, most, large = [tf.placeholder(tf.float32, [n]) for n in (1024, 4095, 4096)]
             unknown, text = tf.placeholder(tf.float32, [None]), tf.placeholder(tf.string, [2])
         with tf.device("/job:worker/task:1"):
-            ys = [tf.identity(x) for x in (small, large, unknown, text)]
+            ys = [tf.identity(x) for x in (small, most, large, unknown, text)]
         with tf.device("/job:worker/task:2"):
             ys.append(tf.identity(small))
-        fed = [small, large, unknown, text]
+        fed = [small, most, large, unknown, text]
         plan = make_plan(graph, ys, fed, inventory(0, worker=3), PlacementRules(Task("worker", 0)), {})
-    for memory, expected in (((7, 7, 8), {(0, 1): 1}), (None, {}), ((1, 2, 3), {})):
-        program = link(plan, lambda task: task.index, 0, 3, "owner", memory)
-        found = [t for t in program.transfers if t.on_board and t.dtype is not None and t.reason != FETCH]
-        assert {(t.src_rank, t.dst_rank): t.shape for t in found} == {pair: (1024,) for pair in expected}
+    for memory, pairs in (((7, 7, 8), {(0, 1), (1, 0)}), (None, set()), ((1, 2, 3), set())):
+        program = link(plan, lambda task: task.index, 0, 3, "all", memory)
+        tensors = [t for t in program.transfers if t.dtype is not None]
+        assert len({(t.src_rank, t.dst_rank) for t in tensors}) > 2
+        for t in tensors:
+            sizes = [(1024,), (4095,)] if t.reason == FETCH else [(1024,), (4095,), (4096,)]
+            assert t.on_board == ((t.src_rank, t.dst_rank) in pairs and t.shape in sizes), t

@@ -33,10 +33,12 @@ def by_task(task: Task) -> int:
     return {"ps": 0, "worker": 1}[task.job] if task != Task("ps", 1) else 2
 
 
-def packets_of(graph: Graph, fetches: Sequence[Tensor | Operation], feeds: Sequence[Tensor] = ()) -> list[list[str]]:
+def packets_of(
+    graph: Graph, fetches: Sequence[Tensor | Operation], feeds: Sequence[Tensor] = (), memory: Sequence[int] | None = None
+) -> list[list[str]]:
     """Names of what shares a message, the same on every rank."""
     plan = Step(graph, tuple(fetches), tuple(feeds)).plan()
-    programs = [link(plan, by_task, rank, 3) for rank in range(3)]
+    programs = [link(plan, by_task, rank, 3, memory=memory) for rank in range(3)]
     found = [[[t.name for t in packet] for packet in program.packets] for program in programs]
     assert found[0] == found[1] == found[2]
     return found[0]
@@ -137,6 +139,17 @@ def test_what_is_fetched_or_of_another_rank_or_large_travels_by_itself() -> None
         with tf.device("/job:ps/task:1/device:CPU:0"):
             elsewhere = tf.exp(to_ps)
     assert packets_of(graph, [there, elsewhere, fetched]) == []
+
+
+@pytest.mark.parametrize("memory", [None, (7, 7, 7)], ids=["messages", "boxes"])
+def test_what_is_too_large_for_a_packet_leaves_those_around_it_together(memory: Sequence[int] | None) -> None:
+    with Graph().as_default() as graph:
+        with tf.device("/job:ps/task:0/device:CPU:0"):
+            short, long = tf.split(source(shape=(PACKET_NBYTES // 4 + 5,)), [4, PACKET_NBYTES // 4 + 1], name="parts")
+            behind = tf.exp(short, name="behind")
+        with tf.device("/job:worker/task:0/device:CPU:0"):
+            last = tf.add_n([tf.reduce_sum(x) for x in (short, long, behind)])
+    assert packets_of(graph, [last], memory=memory) == [["parts:0", "behind:0"]]
 
 
 def test_a_packet_is_cut_where_it_would_grow_too_long() -> None:

@@ -14,11 +14,12 @@ import pytest
 from mpirt import dtypes, errors
 from mpirt.cluster.task import Task
 from mpirt.compiler import program
-from mpirt.compiler.program import FETCH, Path, Transfer, path_of
+from mpirt.compiler.program import FETCH, NO_SLOT, Path, Program, Recv, Send, Transfer, path_of
 from mpirt.dtypes import DType
+from mpirt.runtime.packets import Packets
 from mpirt.runtime.rendezvous import DeadTensor, Incoming, Outgoing
 from mpirt.runtime.windows import WindowIncoming, WindowOutgoing, receiving_end, sending_end
-from mpirt.transport import base, window
+from mpirt.transport import base, board, window
 from mpirt.transport.loopback import LoopbackWorld
 from mpirt.transport.window import FREE, FULL, HELD, Beacon, Window, WindowView
 from tests.unit.test_rendezvous import SEEDS, GivenUp, impatient, patient
@@ -26,37 +27,66 @@ from tests.unit.test_rendezvous import SEEDS, GivenUp, impatient, patient
 N = 1 << 16
 
 
-class Pair:
-    """Sender on rank 0 and receiver on rank 1 of one large tensor."""
+BOXES = "boxes"
+Way = int | str | None
+"""How the words that tell of tensors travel: through boxes, or in messages that come late (a number: by chance) or not."""
 
-    def __init__(self, seed: int | None = None, dtype: DType = dtypes.uint8, shape: tuple[int, ...] = (N,), wait: Any = patient) -> None:
-        world = LoopbackWorld(2, seed=seed)
-        self.sender, self.receiver = world.transport(0), world.transport(1)
-        self.world = world
-        transfer = Transfer(0, "x:0", dtype, shape, 0, 1, Task("a", 0), "/job:b/task:0")
-        self.outgoing = sending_end(self.sender, transfer, 5, wait)
-        self.incoming = receiving_end(self.receiver, transfer, 5, wait)
-        assert isinstance(self.outgoing, WindowOutgoing) and isinstance(self.incoming, WindowIncoming)
+WAYS: list[Way] = [BOXES, *SEEDS] if board.USABLE else [*SEEDS]
+
+
+class Ends:
+    """Both ends of one large tensor, from rank ``src`` to the other one."""
+
+    def __init__(
+        self, world: LoopbackWorld, way: Way, src: int, tag: int, dtype: DType, shape: tuple[int, ...], wait: Any = patient
+    ) -> None:
+        transfer = Transfer(0, "x:0", dtype, shape, src, 1 - src, Task("a", 0), "/job:b/task:0", on_board=way == BOXES)
+        programs = {rank: Program(rank, [kind(transfer, NO_SLOT)], transfers=[transfer]) for kind, rank in ((Send, src), (Recv, 1 - src))}
+        self.packets = {rank: Packets(programs[rank], world.transport(rank), tag, wait) for rank in (src, 1 - src)}
+        self.src = src
+        outgoing = sending_end(world.transport(src), transfer, tag, wait, self.packets[src])
+        incoming = receiving_end(world.transport(1 - src), transfer, tag, wait, self.packets[1 - src])
+        assert isinstance(outgoing, WindowOutgoing) and isinstance(incoming, WindowIncoming)
+        self.outgoing, self.incoming = outgoing, incoming
+
+    def begin_to_send(self) -> None:
+        self.packets[self.src].post()
+
+    def begin_to_receive(self) -> None:
+        self.packets[1 - self.src].post()
+        self.incoming.post()
+
+    def begin(self) -> None:
+        self.begin_to_send()
+        self.begin_to_receive()
 
     def step(self, value: Any) -> Any:
-        self.incoming.post()
+        self.begin()
         self.outgoing.send(value)
         return self.incoming.take()
+
+
+class Pair(Ends):
+    """Sender on rank 0 and receiver on rank 1 of one large tensor."""
+
+    def __init__(self, way: Way = None, dtype: DType = dtypes.uint8, shape: tuple[int, ...] = (N,), wait: Any = patient) -> None:
+        self.world = LoopbackWorld(2, seed=None if isinstance(way, str) else way)
+        self.sender, self.receiver = self.world.transport(0), self.world.transport(1)
+        super().__init__(self.world, way, 0, 5, dtype, shape, wait)
 
     def full(self, i: int) -> Any:
         return np.full(N, i, np.uint8)
 
     @property
     def states(self) -> list[int]:
-        assert isinstance(self.outgoing, WindowOutgoing)
         return [w.state for w in self.outgoing._windows]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "complex128", "bool", "int64"])
-def test_what_arrives_is_what_was_sent_in_any_type_and_order_of_memory(dtype: str, seed: int | None) -> None:
+def test_what_arrives_is_what_was_sent_in_any_type_and_order_of_memory(dtype: str, way: Way) -> None:
     numpy_dtype = np.dtype(dtype)
-    pair = Pair(seed, getattr(dtypes, dtype), (300, 400))
+    pair = Pair(way, getattr(dtypes, dtype), (300, 400))
     rng = np.random.default_rng(3)
     for i in range(6):
         value = rng.integers(0, 2, (400, 300) if i % 2 else (300, 400)).astype(numpy_dtype)
@@ -67,27 +97,30 @@ def test_what_arrives_is_what_was_sent_in_any_type_and_order_of_memory(dtype: st
     assert not pair.world._channels, "nothing is under way"
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_one_window_and_one_word_a_step_do_while_the_receiver_lets_go(seed: int | None) -> None:
-    pair = Pair(seed)
+@pytest.mark.parametrize("way", WAYS)
+def test_one_window_and_one_word_a_step_do_while_the_receiver_lets_go(way: Way) -> None:
+    pair = Pair(way)
     for i in range(10):
         assert set(pair.step(pair.full(i)).tolist()) == {i}
     assert pair.states == [FREE]
     out, into = pair.sender.counters, pair.receiver.counters
-    assert (out.messages_sent, out.bytes_sent, out.windows_sent, out.window_bytes_sent) == (10, 160, 10, 10 * N)
-    assert (into.messages_received, into.bytes_received, into.windows_received, into.window_bytes_received) == (10, 160, 10, 10 * N)
+    words, messages = ((10, 160), (1, 16)) if way == BOXES else ((0, 0), (10, 160))  # one message says where the boxes are
+    assert (out.boxes_sent, out.box_bytes_sent) == (into.boxes_received, into.box_bytes_received) == words
+    assert (out.messages_sent, out.bytes_sent, out.windows_sent, out.window_bytes_sent) == (*messages, 10, 10 * N)
+    assert (into.messages_received, into.bytes_received, into.windows_received, into.window_bytes_received) == (*messages, 10, 10 * N)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_arrays_and_views_that_are_kept_never_change(seed: int | None) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_arrays_and_views_that_are_kept_never_change(way: Way) -> None:
     """Of ten, two in windows; the others had to travel whole. When a window is let go it is used again."""
-    pair = Pair(seed)
+    pair = Pair(way)
     kept = [pair.step(pair.full(i)) if i % 2 else pair.step(pair.full(i)).reshape(4, -1)[1:3, 5:] for i in range(10)]
     for _ in range(2):
         assert [np.unique(a).tolist() for a in kept] == [[i] for i in range(10)]
         assert pair.states == [HELD, HELD] and pair.sender.counters.windows_sent == 2
-    assert pair.sender.counters.messages_sent == 2 + 2 * 8
-    assert pair.sender.counters.bytes_sent == 10 * 16 + 8 * N
+    words = 1 if way == BOXES else 10  # in messages
+    assert pair.sender.counters.messages_sent == words + 8
+    assert pair.sender.counters.bytes_sent == words * 16 + 8 * N
     del kept[0]
     assert sorted(pair.states) == [FREE, HELD]
     last = pair.step(pair.full(99))
@@ -95,21 +128,22 @@ def test_arrays_and_views_that_are_kept_never_change(seed: int | None) -> None:
     assert [np.unique(a).tolist() for a in kept] == [[i] for i in range(1, 10)]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_what_was_sent_may_change_at_the_sender_at_once(seed: int | None) -> None:
-    pair = Pair(seed)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_was_sent_may_change_at_the_sender_at_once(way: Way) -> None:
+    pair = Pair(way)
     value = pair.full(7)
+    pair.begin_to_send()
     pair.outgoing.send(value)
     value[:] = 8
-    pair.incoming.post()
+    pair.begin_to_receive()
     assert set(pair.incoming.take().tolist()) == {7}
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_dead_tensors_and_good_ones_alternate(seed: int | None) -> None:
-    pair = Pair(seed)
+@pytest.mark.parametrize("way", WAYS)
+def test_dead_tensors_and_good_ones_alternate(way: Way) -> None:
+    pair = Pair(way)
     for i in range(6):
-        pair.incoming.post()
+        pair.begin()
         if i % 2:
             pair.outgoing.send(pair.full(i))
             assert set(pair.incoming.take().tolist()) == {i}
@@ -120,13 +154,13 @@ def test_dead_tensors_and_good_ones_alternate(seed: int | None) -> None:
     assert pair.states == [FREE] and not pair.world._channels
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_what_nobody_takes_goes_back_to_the_sender(seed: int | None) -> None:
-    pair = Pair(seed)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_nobody_takes_goes_back_to_the_sender(way: Way) -> None:
+    pair = Pair(way)
     kept = []
     for i in range(5):  # the last of these travel whole, since both windows are held
         kept.append(pair.step(pair.full(i)))
-        pair.incoming.post()
+        pair.begin()
         pair.outgoing.send(pair.full(100))
         pair.incoming.drain()
         assert not pair.outgoing.pending()
@@ -138,36 +172,57 @@ def test_what_nobody_takes_goes_back_to_the_sender(seed: int | None) -> None:
 def test_a_sender_two_tensors_ahead_waits_by_name_and_goes_on_when_one_was_taken() -> None:
     pair = Pair(wait=impatient)
     for i in range(2):
+        pair.begin_to_send()
         pair.outgoing.send(pair.full(i))
     assert pair.states == [FULL, FULL] and pair.outgoing.pending()
     with pytest.raises(GivenUp, match="^rank 1 to receive 'x:0' of the step before$"):
         pair.outgoing.send(pair.full(2))
     assert pair.sender.counters.messages_sent == 2
-    pair.incoming.post()
+    pair.begin_to_receive()
     first = pair.incoming.take()
     with pytest.raises(GivenUp):  # one is held, the other has yet to be taken
         pair.outgoing.send(pair.full(2))
     del first
     pair.outgoing.send(pair.full(2))
     for i in (1, 2):
-        pair.incoming.post()
+        pair.begin_to_receive()
         assert set(pair.incoming.take().tolist()) == {i}
     assert pair.states == [FREE, FREE] and not pair.outgoing.pending()
 
 
+@pytest.mark.skipif(not board.USABLE, reason="ranks share no boxes on this processor")
+def test_a_sender_whose_last_word_lies_in_its_box_waits_by_name_and_has_filled_nothing_if_that_is_given_up() -> None:
+    pair = Pair(BOXES, wait=impatient)
+    pair.begin()
+    pair.outgoing.send(pair.full(1))
+    pair.begin_to_send()
+    pair.outgoing.buffer()
+    with pytest.raises(GivenUp, match="^rank 1 to receive 'x:0' of the step before$"):
+        pair.outgoing.send(pair.full(2))
+    assert pair.states == [FULL, FREE]
+    pair.outgoing.send_dead()  # as a step does that failed
+    assert set(pair.incoming.take().tolist()) == {1}
+    pair.begin_to_receive()
+    with pytest.raises(DeadTensor):
+        pair.incoming.take()
+    assert not pair.outgoing.pending() and set(pair.step(pair.full(3)).tolist()) == {3}
+
+
 @pytest.mark.parametrize("cycle", [False, True], ids=["let go", "found by the garbage collector"])
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_tensor_on_its_way_arrives_although_the_sender_is_gone(seed: int | None, cycle: bool) -> None:
-    pair = Pair(seed)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_tensor_on_its_way_arrives_although_the_sender_is_gone(way: Way, cycle: bool) -> None:
+    pair = Pair(way)
+    pair.begin_to_send()
     pair.outgoing.send(pair.full(7))
     if cycle:
-        circle: list[Any] = [pair.outgoing]
+        circle: list[Any] = [pair.outgoing, pair.packets.pop(0)]
         circle.append(circle)
         del circle
     del pair.outgoing
+    pair.packets.pop(0, None)
     gc.collect()
     pair.sender.poll_control()
-    pair.incoming.post()
+    pair.begin_to_receive()
     assert set(pair.incoming.take().tolist()) == {7}
     pair.sender.poll_control()
     assert not pair.sender._kept
@@ -187,9 +242,9 @@ def test_a_window_whose_owner_the_garbage_collector_found_takes_back_the_tensor_
     assert window.window_of(serial).accept((8,), np.dtype(np.uint8)).tolist() == [7] * 8
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_an_array_outlives_both_ends_of_its_transfer(seed: int | None) -> None:
-    pair = Pair(seed)
+@pytest.mark.parametrize("way", WAYS)
+def test_an_array_outlives_both_ends_of_its_transfer(way: Way) -> None:
+    pair = Pair(way)
     found = pair.step(pair.full(5))
     del pair.outgoing, pair.incoming
     gc.collect()
@@ -243,7 +298,7 @@ def test_without_memory_the_tensor_travels_as_a_message_and_one_line_says_so(
 
 def test_a_window_that_the_receiver_cannot_open_fails_the_step_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = Pair()
-    pair.incoming.post()
+    pair.begin()
     pair.outgoing.send(pair.full(1))
 
     def fails(*args: Any) -> Any:
@@ -298,7 +353,11 @@ def test_large_tensors_of_known_size_between_ranks_that_share_memory_go_through_
 def test_the_setting_switches_windows_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPIRT_SHM", "0")
     world = LoopbackWorld(2)
-    ends = sending_end(world.transport(0), transfer(N), 5, patient), receiving_end(world.transport(1), transfer(N), 5, patient)
+    packets = [Packets(Program(rank), world.transport(rank), 5, patient) for rank in (0, 1)]
+    ends = (
+        sending_end(world.transport(0), transfer(N), 5, patient, packets[0]),
+        receiving_end(world.transport(1), transfer(N), 5, patient, packets[1]),
+    )
     assert [type(end) for end in ends] == [Outgoing, Incoming]
 
 
@@ -339,10 +398,9 @@ def test_ranks_that_see_each_other_have_a_number_in_common_and_one_that_does_not
 # ---------------------------------------------------------------------------------------------------- producing in a window
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_value_produced_in_a_window_is_sent_from_there_and_stays_while_its_own_rank_holds_it(seed: int | None) -> None:
-    pair = Pair(seed)
-    assert isinstance(pair.outgoing, WindowOutgoing)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_value_produced_in_a_window_is_sent_from_there_and_stays_while_its_own_rank_holds_it(way: Way) -> None:
+    pair = Pair(way)
     held = []
     for i in range(6):
         out = pair.outgoing.buffer()
@@ -368,10 +426,9 @@ def test_a_value_produced_in_a_window_is_sent_from_there_and_stays_while_its_own
 
 def test_a_buffer_that_was_not_used_or_whose_step_failed_changes_nothing() -> None:
     pair = Pair()
-    assert isinstance(pair.outgoing, WindowOutgoing)
     for i in range(4):
         pair.outgoing.buffer()[...] = 99
-        pair.incoming.post()
+        pair.begin()
         if i % 2:
             pair.outgoing.send_dead()
             with pytest.raises(DeadTensor):
