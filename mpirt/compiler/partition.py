@@ -3,7 +3,8 @@
 Guarantees: one edge for each (tensor, destination task), however many consumers. A variable's own tensor has one edge for
 each of its values that a task needs: it starts behind the last operation before the consumer that may have changed the
 variable, so that the consumer sees what it would see if all tasks were one. A constant that every task has from the start
-(``fold``) has no edge. Plans speak of tasks, never of ranks.
+(``fold``) has no edge. Of operations of one device that another one waits for only the last one tells of its end. Plans speak of
+tasks, never of ranks.
 A collective has no edges for what goes in and comes out: the tasks with its inputs and those that need its outputs come to
 its place in the one order, and do it together there.
 Neighbours: ``schedule`` gives the order, ``verify`` proves the plan, ``program`` binds it to ranks.
@@ -141,6 +142,7 @@ class _Crossing:
         self._known: dict[tuple[Tensor | Operation, Operation, Task], int] = {}
         self._variable: dict[Tensor, Tensor] = {}  # the variable behind a tensor that an operation on it gave out
         self._changed: dict[Tensor, Operation] = {}  # the last operation that may have changed a variable
+        self._place: dict[Operation, int] = {}  # of the operations in the order
         self._sources: dict[Operation, tuple[Task, ...]] = {}  # of the collectives
         self._targets: dict[Operation, list[dict[Task, None]]] = {}
 
@@ -162,18 +164,34 @@ class _Crossing:
             elif tensor not in self._constants and self._home(tensor) != dst and not collective:
                 found[self._edge(tensor, self._origin(tensor), dst)] = None
         controls = control_producers(op, self._fed) if op.control_inputs else ()
-        told = {self.edges[i].after for i in found} if controls else set()
         for control in controls:
             if control in self._targets:  # its end is where it is placed
                 self._targets[control][0][self._placement[control].task] = None
-            # A tensor that starts behind the same operation and comes to this task anyway tells as much as a message of its own.
-            if self._placement[control].task != dst and control not in told:
-                told.add(control)
-                carrier = next((t for t in control.outputs if (t, control, dst) in self._known and t not in self._fed), control)
-                found[self._edge(carrier, control, dst)] = None
+        away = [control for control in controls if self._placement[control].task != dst]
+        if away:
+            self._wait_for(away, dst, found)
+        self._place[op] = len(self._place)
         if op.definition.takes_handles:
             self._note_change(op)
         return tuple(found)
+
+    def _wait_for(self, controls: Sequence[Operation], dst: Task, found: dict[int, None]) -> None:
+        """Add to ``found``, for which an operation waits anyway, what else tells ``dst`` that ``controls`` have run.
+
+        A device does its work one after the other: what starts behind an operation tells of all that come before that there.
+        """
+        place, placement = self._place, self._placement
+        told: dict[DeviceName, int] = {}
+        for i in found:
+            edge = self.edges[i]
+            if edge.source not in self._fed:
+                told[placement[edge.after]] = max(told.get(placement[edge.after], -1), place[edge.after])
+        for control in sorted(controls, key=place.__getitem__, reverse=True):
+            if place[control] > told.get(placement[control], -1):
+                told[placement[control]] = place[control]
+                # A tensor that starts behind it and comes to this task anyway tells as much as a message of its own.
+                carrier = next((t for t in control.outputs if (t, control, dst) in self._known and t not in self._fed), control)
+                found[self._edge(carrier, control, dst)] = None
 
     def collectives(self, fetches: Sequence[Tensor | Operation]) -> dict[Operation, Collective]:
         """Who takes part in which collective, once all operations are seen."""

@@ -7,10 +7,12 @@ All programs are projections of this order, which is topological and, since only
   row by row, and the other one needn't wait until its longest chain has ended. Nothing comes earlier than needed.
 - *A task's own work*, all else, comes where work for others must wait for a message, as far as can be foreseen, and behind it.
   It goes depth first: what has just been made is used before anything new is begun, so many independent chains live in the
-  memory of one. Of what is ready together the longer way goes first, so a variable is read by all before it changes, and needn't
-  be copied for that. For `_PATIENCE` operations it gives way to what other tasks do for others: two tasks may share a rank, and
-  then other ranks would wait for it, too. That another task is told of its end, but computes nothing that anybody reads, doesn't
-  make it work for others.
+  memory of one. Of what is ready together the longer way goes first. For `_PATIENCE` operations it gives way to what other tasks
+  do for others: two tasks may share a rank, and then other ranks would wait for it, too. That another task is told of its end, but
+  computes nothing that anybody reads, doesn't make it work for others.
+- *A variable is looked at before own work changes it* (`compiler.variables`), if no dependency says otherwise: so that it needn't be
+  copied, and readers that nothing orders see the value from before the step, however tasks are placed. A change waits for those
+  who look with as many such changes on the way to them, or fewer. Work for others waits for nobody because of that.
 
 What can be foreseen: that each operation takes 1, and a message `_CROSSING_COST`.
 
@@ -27,6 +29,7 @@ from mpirt.cluster.task import Task
 from mpirt.compiler.buckets import filled, is_collective, kind_of
 from mpirt.compiler.placer import Placement
 from mpirt.compiler.prune import control_producers
+from mpirt.compiler.variables import uses_of_variables
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.ops.collective_ops import HUBS
 
@@ -79,6 +82,7 @@ class _Scheduler:
         """The order."""
         self._look_forward()
         self._look_backward()
+        self._hold_changes()
         self._work()
         assert len(self.found) == len(self.needed), "some operation waits for one that is not part of the step"
         return [self.needed[i] for i in self.found]
@@ -162,6 +166,52 @@ class _Scheduler:
         if start is not None:
             self.due[producer] = min(self.due[producer], start - _CROSSING_COST)
 
+    def _hold_changes(self) -> None:
+        """Let changes of variables that are own work wait for those who look, as far as that makes no cycle.
+
+        There is an order by how many such changes are on the way to an operation, a change behind all else with as many, then as
+        they were made. It is topological, and every wait follows it. They wait at gates, which have positions behind all
+        operations: what looks opens a gate, which opens changes and the next gate. So there are as many edges as looks and changes.
+        """
+        uses = uses_of_variables(self.needed, self.placement, self.feeds)
+        held = {i for each in uses for i in each.changes if self.due[i] == _NEVER}
+        if not held:
+            return
+        before = self._held_before(held)
+        gate = len(self.needed) - 1
+        for looks, changes in uses:
+            first, looking = gate + 1, list[int]()
+            changing = held.intersection(changes)
+            for i in sorted({*looks, *changing}, key=lambda i: (before[i], i in held, i)):
+                if i not in changing:
+                    looking.append(i)
+                    continue
+                if looking:
+                    gate += 1
+                    self._wait(gate, looking if gate == first else [*looking, gate - 1])
+                    looking = []
+                if gate >= first:
+                    self._wait(i, [gate])
+
+    def _held_before(self, held: Set[int]) -> list[int]:
+        """For each operation, how many of those that are held are one behind the other on a way to it, at most."""
+        after: list[int] = []  # counts the operation too
+        for i, inputs in enumerate(self.inputs):
+            most = 0
+            for each in inputs:
+                if after[each] > most:
+                    most = after[each]
+            if i in self.controls:
+                most = max([most, *[after[each] for each in self.controls[i]]])
+            after.append(most + 1 if i in held else most)
+        return [count - (i in held) for i, count in enumerate(after)]
+
+    def _wait(self, i: int, first: Sequence[int]) -> None:
+        """``i``, own work or a gate, waits for those that come first."""
+        self.waiting[i] = self.waiting.get(i, 0) + len(first)
+        for each in first:
+            self.readers.setdefault(each, []).append(i)
+
     def _work(self) -> None:
         """Have the tasks run the work for others, in its order, their own while that waits, and the rest behind their last one."""
         workers, senders, readers, found, ended = self.workers, self.senders, self.readers, self.found, self.ended
@@ -237,16 +287,20 @@ class _Scheduler:
 
     def _hand_on(self, i: int) -> None:
         """Tell own work that reads what ``i`` gives out."""
-        waiting, ready = self.waiting, []
-        for reader in self.readers[i]:
-            waiting[reader] -= 1
-            if not waiting[reader]:
-                ready.append(reader)
+        waiting, ready, gates, open_gates = self.waiting, list[int](), len(self.needed), [i]
+        for each in open_gates:
+            for reader in self.readers[each]:
+                waiting[reader] -= 1
+                if not waiting[reader]:
+                    (ready if reader < gates else open_gates).append(reader)
         if ready:
             self._begin(ready)
+        if len(open_gates) > 1:  # changes on other tasks, which may have nothing else to do
+            for worker in [self.workers[each] for each in ready if self.workers[each] is not self.workers[i]]:
+                self._may_go_on(worker, worker.clock)
 
     def _begin(self, ready: list[int]) -> None:
-        """Own work that waits for nothing but messages. What is farthest from the end goes first: variables are read before they change."""
+        """Own work that waits for nothing but messages. What is farthest from the end goes first."""
         if len(ready) > 1:
             ready.sort(key=lambda i: (self.level[i], -i))
         for i in ready:

@@ -11,12 +11,13 @@ ended. A failure is an error of mpirt, not of its user.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Any
 
 from mpirt import errors
 from mpirt.cluster.task import Task
 from mpirt.compiler.partition import Node, Plan
+from mpirt.compiler.placer import DeviceName
 from mpirt.compiler.prune import control_producers
 from mpirt.graph.graph import Operation, Tensor
 
@@ -62,6 +63,7 @@ def _check_edges(plan: Plan) -> None:
         if edge.src == edge.dst:
             raise _refuse(f"{edge} doesn't leave its task")
     fed = set(plan.feeds)
+    place = {node.op: at for at, node in enumerate(plan.nodes) if node.fed is None}
     starts: Counter[int] = Counter()
     awaited: set[int] = set()
     for node in plan.nodes:
@@ -72,7 +74,7 @@ def _check_edges(plan: Plan) -> None:
                 raise _refuse(f"{edge} can't start at {node.op.name!r} on {node.device.task}")
             starts[index] += 1
         awaited.update(node.waits)
-        _check_waits(node, plan, fed)
+        _check_waits(node, plan, fed, place)
     for edge in plan.edges:
         if starts[edge.index] != 1:
             raise _refuse(f"{edge} is started {starts[edge.index]} times")
@@ -80,7 +82,7 @@ def _check_edges(plan: Plan) -> None:
             raise _refuse(f"nobody waits for {edge}")
 
 
-def _check_waits(node: Node, plan: Plan, fed: Set[Tensor]) -> None:
+def _check_waits(node: Node, plan: Plan, fed: Set[Tensor], place: Mapping[Operation, int]) -> None:
     """An operation waits for all that it needs from other tasks."""
     op, here = node.op, node.device.task
     edges = plan.edges
@@ -108,10 +110,13 @@ def _check_waits(node: Node, plan: Plan, fed: Set[Tensor]) -> None:
             raise _refuse(f"nothing brings {tensor.name!r} to {op.name!r} on {here}")
     if not op.control_inputs:
         return
-    coming = [edges[index] for index in node.waits if edges[index].source not in fed]
-    told = {after for edge in coming for after in (edge.producer, edge.after)}
+    told: dict[DeviceName, int] = {}  # the last place that each device is known to have come to
+    for edge in [edges[index] for index in node.waits if edges[index].source not in fed]:
+        device = placement[edge.after]
+        told[device] = max(told.get(device, -1), place[edge.after])
     for control in control_producers(op, fed):
-        if placement[control].task != here and control not in told:
+        device = placement[control]
+        if device.task != here and told.get(device, -1) < place[control]:
             raise _refuse(f"nothing tells {op.name!r} on {here} that {control.name!r} has run")
 
 

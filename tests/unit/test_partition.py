@@ -37,7 +37,7 @@ def edges(plan: Plan) -> list[str]:
 @settings(max_examples=200)
 @given(steps(variables=False))
 def test_the_tensors_that_cross_are_those_with_a_consumer_on_another_task_once_for_each_task(step: Step) -> None:
-    plan, fed = step.plan(), set(step.feeds)
+    plan = step.plan()
     running = [node.op for node in plan.nodes if node.fed is None]
     wanted = {(t, plan.device_of(op).task) for op in running for t in op.inputs if plan.device_of(t).task != plan.device_of(op).task}
     found = [(e.source, e.dst) for e in plan.edges if isinstance(e.source, Tensor)]
@@ -45,14 +45,13 @@ def test_the_tensors_that_cross_are_those_with_a_consumer_on_another_task_once_f
     controls = {(c, plan.device_of(op).task) for op in running for c in op.control_inputs}
     tokens = [(e.source, e.dst) for e in plan.edges if isinstance(e.source, Operation)]
     assert len(set(tokens)) == len(tokens) and set(tokens) <= {(c, task) for c, task in controls if plan.device_of(c).task != task}
-    for op, task in controls - set(tokens):  # the others are told by a tensor, or live on the same task
-        assert plan.device_of(op).task == task or any((t, task) in wanted and t not in fed for t in op.outputs)
 
 
 @settings(max_examples=200)
 @given(steps())
 def test_each_node_waits_for_what_it_needs_from_other_tasks_and_each_edge_starts_behind_its_producer(step: Step) -> None:
     plan, fed = step.plan(), set(step.feeds)
+    place = {node.op: i for i, node in enumerate(plan.nodes) if node.fed is None}
     for node in plan.nodes:
         if node.fed is not None:
             assert not node.waits and all(plan.edges[i].source is node.fed for i in node.sends)
@@ -62,8 +61,14 @@ def test_each_node_waits_for_what_it_needs_from_other_tasks_and_each_edge_starts
         away = {t for t in node.op.inputs if plan.device_of(t).task != node.device.task}
         assert away <= {plan.edges[i].source for i in node.waits}
         for control in node.op.control_inputs:
-            told = {o for i in node.waits if plan.edges[i].source not in fed for o in (plan.edges[i].producer, plan.edges[i].after)}
-            assert plan.device_of(control).task == node.device.task or control in told
+            there = plan.device_of(control)  # which comes to whatever starts an edge when it has run all before that
+            own = [other.op for other in plan.nodes if other.fed is None and other.device == there]
+            starts = [plan.edges[i].after for i in node.waits if plan.edges[i].source not in fed]
+            assert there.task == node.device.task or any(control in own[: own.index(start) + 1] for start in starts if start in own)
+        waits = [plan.edges[i] for i in node.waits if plan.edges[i].source not in fed]
+        for token in [edge for edge in waits if isinstance(edge.source, Operation)]:  # nothing else that it waits for tells as much
+            beside = [e.after for e in waits if e is not token and plan.device_of(e.after) == plan.device_of(token.after)]
+            assert all(place[after] < place[token.after] for after in beside)
     assert sorted(i for node in plan.nodes for i in node.sends) == list(range(len(plan.edges)))
 
 
@@ -132,6 +137,39 @@ def test_two_operations_of_a_task_that_wait_for_one_operation_need_one_token() -
         after = [tf.no_op(), tf.no_op()]
     plan = plan_of(*after)
     assert edges(plan) == [f"^first {PS0} -> {WORKER}"] and plan.edges[0].nbytes == 1
+
+
+def test_of_operations_of_a_task_that_one_waits_for_only_the_last_one_tells() -> None:
+    with tf.device(PS0 + "/cpu:0"):
+        first = [tf.no_op(name=f"first{i}") for i in range(10)]
+    with tf.device(PS1):
+        beside = tf.no_op(name="beside")
+    with tf.device(WORKER), tf.control_dependencies([*first, beside]):
+        after = tf.no_op(name="after")
+    plan = plan_of(after)
+    verify(plan)
+    last = [node.op for node in plan.nodes if node.op in first][-1]
+    assert sorted(edges(plan)) == [f"^beside {PS1} -> {WORKER}", f"^{last.name} {PS0} -> {WORKER}"]
+
+
+def test_a_tensor_that_starts_later_on_the_same_task_tells_of_all_before() -> None:
+    with tf.device(PS0):
+        a = tf.negative(tf.constant(1.0), name="a")
+        b = tf.negative(a, name="b")
+    with tf.device(WORKER), tf.control_dependencies([a]):
+        c = tf.exp(b, name="c")
+    plan = plan_of(c)
+    verify(plan)
+    assert edges(plan) == [f"b:0 {PS0} -> {WORKER}"]
+
+
+def test_what_starts_earlier_on_the_same_task_tells_nothing() -> None:
+    with tf.device(PS0):
+        a = tf.negative(tf.constant(1.0), name="a")
+        b = tf.negative(a, name="b")
+    with tf.device(WORKER), tf.control_dependencies([b]):
+        c = tf.exp(a, name="c")
+    assert sorted(edges(plan_of(c))) == [f"^b {PS0} -> {WORKER}", f"a:0 {PS0} -> {WORKER}"]
 
 
 def test_a_tensor_of_the_operation_tells_that_it_has_run_so_no_token_is_sent() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import given, settings
 import mpirt as tf
 from mpirt.cluster.task import Task
 from mpirt.compiler.placer import DeviceName
+from mpirt.compiler.prune import prune
 from mpirt.compiler.schedule import schedule
 from mpirt.graph.graph import Graph, Operation, Tensor
+from mpirt.ops.apply import apply_op
 from tests.unit.planning import Step, steps
 
 HERE, THERE = (DeviceName(Task("worker", i), "CPU", 0) for i in (0, 1))
@@ -39,11 +42,21 @@ MESSAGE = 4  # what the order takes a message for, in operations
 PATIENCE = 32  # for so many a task's own work gives way
 
 
+def behind(ref: Tensor) -> Operation:
+    """The variable that a tensor is."""
+    return ref.op if ref.op.type == "VariableV2" else behind(ref.op.inputs[0])
+
+
+def changed(op: Operation) -> Operation | None:
+    return behind(op.inputs[0]) if op.type == "AssignAdd" else None
+
+
 class Rule:
     """What the order is made from, straight from its definition: who needs what, and what that is to each."""
 
     def __init__(self, step: Step, alone: bool = False) -> None:
         self.needed, fed = step.needed(), set(step.feeds)
+        self.fed = fed
         self.placement = step.placement() if not alone else dict.fromkeys(step.placement(), HERE)
         self.task = {op: device.task for op, device in self.placement.items()}
         self.data = {op: {t.op for t in op.inputs if t not in fed} for op in self.needed}
@@ -64,6 +77,26 @@ class Rule:
             if need:
                 starts = [self.due.get(c, self.soonest[c]) - 1 - self.message(op, c) for c in need]
                 self.due[op] = max(self.soonest[op], min(starts))
+        looked_at = {op: self.looked_at(op) for op in self.needed}
+        held = {op for op in self.needed if op not in self.due and any(changed(op) in each for each in looked_at.values())}
+        before: dict[Operation, int] = {}  # of those, one behind the other on the way
+        for op in self.needed:
+            before[op] = max([before[p] + (p in held) for p in self.producers[op]], default=0)
+        place = {op: (before[op], op in held, op.index) for op in self.needed}
+        self.waits: dict[Operation, set[Operation]] = {}  # who comes before a change that is own work, to look at the variable
+        for op in self.needed:
+            self.waits[op] = {o for o in self.needed if changed(op) in looked_at[o] and place[o] < place[op]} if op in held else set()
+
+    def looked_at(self, op: Operation) -> set[Operation | None]:
+        """Variables whose array an operation that doesn't change them computes with."""
+        inputs = [t for t in op.inputs[changed(op) is not None :] if t not in self.fed]
+        found = {behind(t) for t in inputs if t.dtype.is_ref}
+        for tensor in inputs:
+            if tensor.op.type == "Identity":
+                variable = behind(tensor.op.inputs[0])
+                if self.task[op] == self.task[tensor.op] == self.task[variable]:
+                    found.add(variable)
+        return {*found} - {changed(op)}
 
     def message(self, op: Operation, consumer: Operation) -> int:
         return MESSAGE if self.task[op] != self.task[consumer] else 0
@@ -93,7 +126,8 @@ def test_own_work_runs_while_work_for_others_must_wait_and_only_then(step: Step)
         others = [other for other in behind if other in rule.due]
         if op in rule.due:
             for own in behind:
-                if own not in rule.due and rule.producers[own] <= ends.keys():  # it could have run
+                elsewhere = any(rule.task[look] != task for look in rule.waits[own])  # whose end nobody here can tell
+                if own not in rule.due and not elsewhere and rule.producers[own] | rule.waits[own] <= ends.keys():  # it could have run
                     assert max(clock[task], rule.arrival(own, ends)) >= start
         elif others:
             assert rule.producers[others[0]] <= ends.keys(), "it waits for nothing but a message"
@@ -112,7 +146,134 @@ def test_own_work_goes_on_with_what_was_just_made_the_longest_way_to_the_end_fir
         assert op == min(batch, key=lambda o: (-rule.way[o], o.index))
         batch.remove(op)
         done.add(op)
-        batches.append([c for c in rule.consumers[op] if rule.producers[c] <= done])
+        first = {c: rule.producers[c] | rule.waits[c] for c in rule.needed}
+        batches.append([c for c in rule.needed if op in first[c] and first[c] <= done])
+
+
+@settings(max_examples=150)
+@given(steps())
+def test_a_variable_is_looked_at_before_own_work_changes_it(step: Step) -> None:
+    for alone in (False, True):
+        rule = Rule(step, alone)
+        position = {op: i for i, op in enumerate(rule.order)}
+        for change, looks in rule.waits.items():
+            assert all(position[look] < position[change] for look in looks)
+
+
+def names(*fetches: Tensor | Operation) -> list[str]:
+    """The order of a step with these fetches, all on one task."""
+    needed = prune(fetches)
+    return [op.name for op in schedule(needed, dict.fromkeys(needed, HERE))]
+
+
+def test_a_counter_is_read_before_a_step_of_training_counts() -> None:
+    """The reader was made last and leads nowhere; the change waits for all of the training."""
+    step = tf.train.create_global_step()
+    loss = tf.square(tf.Variable(1.0, name="w") - 3.0)
+    train = tf.train.AdamOptimizer(0.1).minimize(loss, global_step=step)
+    order = names(train, step.read_value())
+    assert order.index("read") < order.index("Adam")
+
+
+def test_what_was_read_of_a_variable_is_computed_with_before_it_changes() -> None:
+    """Else it would have to be copied. By the longer way to the end the change would go first."""
+    v = tf.Variable(tf.ones([4]), name="v")
+    with tf.control_dependencies([tf.assign_sub(v, 0.01 * v, name="decay")]):
+        end = tf.negative(tf.negative(tf.negative(tf.constant(1.0))))
+    order = names(end, tf.negative(v, name="use"), tf.negative(tf.reshape(v, [2, 2]), name="use_of_view"))
+    assert max(order.index("use"), order.index("use_of_view")) < order.index("decay")
+
+
+def test_what_is_read_behind_a_change_because_a_dependency_says_so_stays_there() -> None:
+    v = tf.Variable(1.0, name="v")
+    change = tf.assign_add(v, 1.0, name="change")
+    with tf.control_dependencies([change]):
+        after = v.read_value()
+    again = tf.assign_add(v, tf.negative(tf.constant(1.0)), name="again")
+    before = tf.identity(v._as_graph_element(), name="before")
+    order = names(again, after, before, change)
+    assert order.index("before") < order.index("change") < order.index(after.op.name)
+    assert order.index("before") < order.index("again")
+
+
+def test_each_of_two_changes_waits_for_those_who_look_between_them() -> None:
+    """The second waits for who looks behind the first one and, beside that, with what was read."""
+    v = tf.Variable(1.0, name="v")
+    first = tf.assign_add(v, 1.0, name="first")
+    with tf.control_dependencies([first]):
+        read = v.read_value()
+    with tf.control_dependencies([read]):
+        second = tf.assign_add(v, 1.0, name="second")
+    use = tf.negative(tf.reshape(read, [1]), name="use")
+    also = tf.negative(v, name="also")
+    order = names(second, use, also)
+    assert order.index("also") < order.index("first") < order.index("use") < order.index("second")
+
+
+def test_a_change_waits_for_who_looks_before_a_change_that_it_does_not_wait_for() -> None:
+    """The last change needn't wait for the first one, only for who looks before either."""
+    v, w = tf.Variable(1.0, name="v"), tf.Variable(1.0, name="w")
+    with tf.control_dependencies([tf.assign_add(w, 1.0)]):
+        middle = tf.identity(v._as_graph_element(), name="middle")
+        last = tf.assign_add(v, tf.negative(w), name="last")
+    with tf.control_dependencies([last]):
+        end = tf.negative(tf.negative(tf.constant(1.0)))
+    first = tf.assign_add(v, 1.0, name="first")
+    look = tf.identity(v._as_graph_element(), name="look")
+    order = names(first, middle, look, end)
+    assert order.index("look") < order.index("last") and order.index("middle") < order.index("last")
+    assert order.index("look") < order.index("first")
+
+
+def test_handles_of_variables_are_looked_at_before_they_change() -> None:
+    handle = apply_op("VarHandleOp", dtype=tf.float32, shape=(), shared_name="v", name="v")
+    add = apply_op("AssignAddVariableOp", handle, tf.constant(1.0), name="add")
+    with tf.control_dependencies([add]):
+        end = tf.negative(tf.negative(tf.negative(tf.constant(1.0))))
+    read = apply_op("ReadVariableOp", handle, dtype=tf.float32, name="read")
+    order = names(end, tf.negative(tf.reshape(read, [1]), name="use"))
+    assert order.index("use") < order.index("add")
+
+
+def test_two_changes_that_look_at_each_others_variable_wait_for_none() -> None:
+    """A cycle: each would have to come first."""
+    a, b = tf.Variable(1.0, name="a"), tf.Variable(2.0, name="b")
+    swap = [tf.assign_add(a, b._as_graph_element(), name="first"), tf.assign_add(b, a._as_graph_element(), name="second")]
+    order = names(*swap)
+    assert order.index("first") < order.index("second")
+
+
+def test_a_change_waits_for_who_looks_from_another_task_though_its_own_has_nothing_else_to_do() -> None:
+    v = tf.Variable(1.0, name="v")
+    change = tf.assign_add(v, 1.0, name="change")
+    far: Tensor = tf.constant(1.0)
+    for _ in range(10):
+        far = tf.negative(far)
+    with tf.control_dependencies([far]):
+        look = tf.identity(v._as_graph_element(), name="look")
+    needed = prune([change, look])
+    there = {op: THERE for op in needed if op.name == "look" or op.type == "Neg"}
+    order = schedule(needed, dict.fromkeys(needed, HERE) | there)
+    assert order.index(look.op) < order.index(change.op)
+
+
+def test_many_that_look_at_a_variable_and_many_that_change_it_make_no_product_of_edges() -> None:
+    def nbytes(count: int) -> int:
+        with Graph().as_default():
+            v = tf.Variable(0.0)
+            looks = [tf.identity(v._as_graph_element()).op for _ in range(count)]
+            changes = [tf.assign_add(v, 1.0).op for _ in range(count)]
+            needed = prune([*looks, *changes])
+        placement = dict.fromkeys(needed, HERE)
+        tracemalloc.start()
+        order = schedule(needed, placement)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        place = {op: i for i, op in enumerate(order)}
+        assert max(map(place.__getitem__, looks)) < min(map(place.__getitem__, changes))
+        return peak
+
+    assert nbytes(2000) < 6 * nbytes(500)
 
 
 def test_a_row_for_another_task_comes_before_the_next_row_even_if_that_leads_to_the_longest_chain() -> None:

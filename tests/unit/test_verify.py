@@ -55,11 +55,12 @@ def refusal(plan: Plan) -> str:
 
 @pytest.fixture
 def plan(graph: Graph) -> Plan:
-    """a on ps 0; b and c on the worker, which read a; d on ps 1 reads c and waits for b; e there reads d."""
+    """a on ps 0; b and c on the worker's GPU and CPU, which read a; d on ps 1 reads c and waits for b; e there reads d."""
     with tf.device(PS0 + "/cpu:0"):
         a = tf.constant(1.0, name="a")
-    with tf.device(WORKER + "/cpu:0"):
+    with tf.device(WORKER + "/gpu:0"):
         b = tf.negative(a, name="b")
+    with tf.device(WORKER + "/cpu:0"):
         c = tf.exp(a, name="c")
     with tf.device(PS1 + "/cpu:0"), tf.control_dependencies([b]):
         d = tf.negative(c, name="d")
