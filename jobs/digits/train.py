@@ -16,6 +16,7 @@ from collections import Counter
 import data
 import model
 import numpy as np
+from report import traffic_line
 from tqdm import tqdm
 
 import mpirt as tf
@@ -92,8 +93,7 @@ def report(cluster: tf.Cluster, session: tf.Session, fetches: list[object], feed
     print(cluster.describe())
     devices = Counter(session.placement().values())
     print("placement", ", ".join(f"{count} operations on {device}" for device, count in sorted(devices.items())))
-    traffic = session.traffic(fetches, feeds)
-    print(f"traffic   {traffic['messages']} messages, {traffic['nbytes']:,} bytes between ranks in each step")
+    print(traffic_line(session.traffic(fetches, feeds)))
 
 
 if __name__ == "__main__":

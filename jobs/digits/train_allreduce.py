@@ -17,6 +17,7 @@ import time
 import data
 import model
 import numpy as np
+from report import traffic_line
 from tqdm import tqdm
 
 import mpirt as tf
@@ -101,9 +102,8 @@ def train(cluster: tf.Cluster, args: argparse.Namespace, target: str = "") -> No
         seconds = time.perf_counter() - start
         result = session.run(graph.accuracy, {graph.test_images: digits.test_images, graph.test_labels: digits.test_labels})
         if cluster.rank == 0:
-            traffic = session.traffic(fetches, feeds)
             print(cluster.describe())
-            print(f"traffic   {traffic['messages']} messages, {traffic['nbytes']:,} bytes between ranks in each step")
+            print(traffic_line(session.traffic(fetches, feeds)))
             print(f"trained   {args.epochs} epochs in {seconds:.2f} s, {len(history) * args.batch / seconds:,.0f} samples/s")
             print(f"loss      {history[0]:.4f} -> {history[-1]:.4f}")
             print(f"accuracy  {result:.4f} on {len(digits.test_labels)} test images")

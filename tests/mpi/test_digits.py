@@ -78,7 +78,7 @@ def test_it_learns_the_same_on_any_number_of_ranks_and_reports_on_rank_0_only(
     report = re.fullmatch(
         rank_lines(hosted)
         + r"placement ((?:\d+ operations on /job:(?:ps|worker)/task:[01]/device:CPU:0(?:, )?){4})\n"
-        + r"traffic   (\d+) messages, ([\d,]+) bytes between ranks in each step\n"
+        + r"traffic   \d+ messages of ([\d,]+) bytes, ([\d,]+) bytes in shared memory, between ranks in each step\n"
         + r"trained   30 epochs in \d+\.\d\d s, ([\d,]+) samples/s\n"
         + r"loss      (\d\.\d{4}) -> (\d\.\d{4})\n"
         + r"accuracy  (0\.\d{4}|1\.0000) on 360 test images\n",
@@ -86,8 +86,8 @@ def test_it_learns_the_same_on_any_number_of_ranks_and_reports_on_rank_0_only(
     )
     assert report, result
     assert all(f"on {task}/device:CPU:0" in report[1] for task in TASKS)
-    messages, nbytes, rate = (int(report[i].replace(",", "")) for i in (2, 3, 4))
-    assert (messages == 0) == (nbytes == 0) == (n is None) and rate > 0
+    nbytes, shared, rate = (int(report[i].replace(",", "")) for i in (2, 3, 4))
+    assert (nbytes + shared == 0) == (n is None) and rate > 0
     assert float(report[7]) >= 0.96
     assert [report[5], report[6]] == [f"{losses[0]:.4f}", f"{losses[-1]:.4f}"]
     assert "epoch" not in result.stderr, "a progress bar, though this is no terminal"
