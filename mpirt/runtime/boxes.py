@@ -401,7 +401,9 @@ class IncomingBox:
             return False
         boxes, now = self._source.boxes, self._now
         if boxes is None:
-            return self._message is not None and bool(self._message.ready())
+            if self._message is None:
+                self._fall_back()
+            return bool(self._message.ready())
         return boxes.bytes[boxes.flags[self._number] + now[_PARITY]] & TURN == now[_TURN]
 
     def drained(self) -> bool:
@@ -410,9 +412,7 @@ class IncomingBox:
             return False
         boxes = self._source.boxes
         if boxes is None:
-            if self._message is None:
-                self._fall_back()
-            return True  # `Packets` looks at its message
+            return self.ready()
         if boxes.bytes[self._number] != self._now[_NOTE]:
             if not self.ready():
                 return False

@@ -312,6 +312,27 @@ def test_without_memory_the_tensor_travels_as_a_message_and_one_line_says_so(
     assert pair.sender.counters.bytes_sent == 4 * (16 + N)
 
 
+@pytest.mark.skipif(not board.USABLE, reason="ranks share no boxes on this processor")
+def test_without_memory_for_boxes_either_what_nobody_takes_in_the_first_step_is_taken_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "memfd_create", fails)
+    pair = Pair(BOXES, wait=impatient)
+    for i in range(4):
+        if i % 3:
+            assert set(pair.step(pair.full(i)).tolist()) == {i}
+        else:
+            pair.begin()
+            pair.outgoing.send(pair.full(i))
+            pair.incoming.drain()
+    pair.begin()
+    pair.outgoing.send_dead()
+    with pytest.raises(DeadTensor):
+        pair.incoming.take()
+    assert pair.states == [] and not pair.world._channels
+
+
 def test_a_window_that_the_receiver_cannot_open_fails_the_step_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = Pair()
     pair.begin()
