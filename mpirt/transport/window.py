@@ -193,8 +193,9 @@ def window_of(serial: int) -> Window:
 
 
 def _forget_free_windows() -> None:
-    for serial, window in list(_abandoned.items()):
-        if window.free:
+    for serial in list(_abandoned):  # of items it would be garbage collected meanwhile, which may abandon more
+        window = _abandoned.get(serial)
+        if window is not None and window.free:
             _abandoned.pop(serial, None)
             window._close()
 

@@ -258,6 +258,37 @@ window.fill()
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+def test_windows_may_be_abandoned_while_those_that_are_free_again_are_looked_for() -> None:
+    def circle(number: int) -> None:
+        each: list[Any] = [Window((8,), np.dtype(np.uint8))]
+        each[0].fill()
+        each.append(each)
+
+    gc.collect()
+    threshold = gc.get_threshold()
+    gc.disable()
+    try:
+        for number in range(20):
+            circle(number)
+        gc.collect()
+        abandoned = len(window._abandoned)
+        assert abandoned >= 20
+        for number in range(20):
+            circle(number)
+        gc.set_threshold(1)
+        gc.enable()
+        window._forget_free_windows()
+    finally:
+        gc.set_threshold(*threshold)
+        gc.enable()
+    gc.collect()
+    assert len(window._abandoned) == abandoned + 20
+    for each in window._abandoned.values():
+        each._header[window._STATE] = FREE
+    window._forget_free_windows()
+    assert not window._abandoned
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_an_array_outlives_both_ends_of_its_transfer(way: Way) -> None:
     pair = Pair(way)
