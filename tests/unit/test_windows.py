@@ -259,7 +259,7 @@ window.fill()
 
 
 def test_windows_may_be_abandoned_while_those_that_are_free_again_are_looked_for() -> None:
-    def circle(number: int) -> None:
+    def circle() -> None:
         each: list[Any] = [Window((8,), np.dtype(np.uint8))]
         each[0].fill()
         each.append(each)
@@ -268,21 +268,22 @@ def test_windows_may_be_abandoned_while_those_that_are_free_again_are_looked_for
     threshold = gc.get_threshold()
     gc.disable()
     try:
-        for number in range(20):
-            circle(number)
+        for _ in range(20):
+            circle()
         gc.collect()
         abandoned = len(window._abandoned)
         assert abandoned >= 20
-        for number in range(20):
-            circle(number)
-        gc.set_threshold(1)
+        for _ in range(20):
+            circle()
+        taken = [(i,) * 2 for i in range(4000)]  # so that the interpreter has no old tuples left, and counts new ones
+        gc.set_threshold(gc.get_count()[0] + 10)  # it collects in the midst of what follows
         gc.enable()
         window._forget_free_windows()
     finally:
         gc.set_threshold(*threshold)
         gc.enable()
     gc.collect()
-    assert len(window._abandoned) == abandoned + 20
+    assert len(taken) == 4000 and len(window._abandoned) == abandoned + 20
     for each in window._abandoned.values():
         each._header[window._STATE] = FREE
     window._forget_free_windows()
