@@ -44,7 +44,6 @@ from mpirt.dtypes import DType
 from mpirt.graph.graph import Operation, Tensor
 from mpirt.graph.shapes import is_static, num_elements
 from mpirt.ops.collective_ops import GATHER, REDUCE_SCATTER
-from mpirt.transport import board
 
 ALL_PAIRS_NBYTES = 1 << 15
 ALL_PAIRS_RANKS = 8
@@ -195,7 +194,7 @@ class Exchange:
     @cached_property
     def meets(self) -> bool:
         """Whether its ranks do it on a board (see `transport.board`) rather than by messages."""
-        if self._memory is None or not board.USABLE or self.way not in ("all pairs", "chunks") or self.senders != self.receivers:
+        if self._memory is None or self.way not in ("all pairs", "chunks") or self.senders != self.receivers:
             return False
         return self.size * self.dtype.size > 0 and len({self._memory[rank] for rank in self.ranks}) == 1
 
@@ -318,7 +317,7 @@ def exchanges(
     Parameters
     ----------
     order : the collectives of the plan in its order, with None where other operations lie between
-    memory : see `compiler.linker.link`
+    memory : as ``Transport.memory``, where boards can be used; None: messages everywhere
     """
     found: list[Exchange] = []
     bucket: list[Collective] = []

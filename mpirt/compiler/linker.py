@@ -77,8 +77,7 @@ class _Linker:
         self, plan: Plan, rank_of: Callable[[Task], int], rank: int, num_ranks: int, deliver: str | int, memory: Sequence[int] | None
     ) -> None:
         self.plan = plan
-        self.memory = memory
-        self.shared_memory = memory if board.USABLE else None  # where tensors travel without a message
+        self.memory = memory if board.USABLE else None  # what ranks can tell each other through without a message
         self.rank_of: Callable[[Task], int] = lru_cache(maxsize=None)(rank_of)  # asked for each operation
         self.rank = rank
         self.program = Program(rank)
@@ -144,7 +143,7 @@ class _Linker:
             self.of_end[token.src, token.dst] = index = len(self.sources)
             self.sources.append(token.op)
             task = self.plan.device_of(token.op).task
-            self.program.transfers.append(_transfer(index, token.op, token.src, token.dst, task, END, self.shared_memory))
+            self.program.transfers.append(_transfer(index, token.op, token.src, token.dst, task, END, self.memory))
 
     def _number_messages(self) -> None:
         """The messages of collectives, behind those of edges and fetches."""
@@ -176,7 +175,7 @@ class _Linker:
         if key not in found:
             found[key] = index = len(self.sources)
             self.sources.append(source)
-            self.program.transfers.append(_transfer(index, source, src, dst, task, why, self.shared_memory))
+            self.program.transfers.append(_transfer(index, source, src, dst, task, why, self.memory))
             if src == self.rank:
                 self.behind.setdefault(after, []).append(index)
         return found[key]

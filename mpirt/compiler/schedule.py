@@ -68,7 +68,7 @@ class _Scheduler:
         self.workers: list[_Worker]  # who runs each operation
         self.inputs: list[list[int]]  # what makes each one's inputs
         self.controls: dict[int, list[int]] = {}  # what else must have run before
-        self.soonest: list[int] = []  # each one's end if it had a processor to itself and messages took no time
+        self.soonest: list[int]  # each one's end if it had a processor to itself and messages took no time
         self.level = [_OP_COST] * len(needed)  # the longest way to the end of the step
         self.due = [_NEVER] * len(needed)  # when work for others should have ended
         self.readers: dict[int, list[int]] = {}  # those that are own work, once for each time that they read
@@ -88,7 +88,7 @@ class _Scheduler:
         return [self.needed[i] for i in self.found]
 
     def _look_forward(self) -> None:
-        needed, placement, feeds, soonest = self.needed, self.placement, self.feeds, self.soonest
+        needed, placement, feeds = self.needed, self.placement, self.feeds
         devices = [placement[op] for op in needed]
         known = {}  # by identity: most operations share their devices
         for each, device in {id(device): device for device in devices}.items():
@@ -99,14 +99,20 @@ class _Scheduler:
         for i, op in enumerate(needed):
             if op.control_inputs:
                 self.controls[i] = [position[each] for each in control_producers(op, feeds)]
-        for i, before in enumerate(self.inputs):
-            start = 0
-            for each in before:
-                if soonest[each] > start:
-                    start = soonest[each]
+        self.soonest = self._longest_ways([_OP_COST] * len(needed))
+
+    def _longest_ways(self, costs: Sequence[int]) -> list[int]:
+        """For each operation, what those on the most expensive way to it cost, itself among them."""
+        found: list[int] = []
+        for i, (inputs, cost) in enumerate(zip(self.inputs, costs, strict=True)):
+            most = 0
+            for each in inputs:
+                if found[each] > most:
+                    most = found[each]
             if i in self.controls:
-                start = max([start, *[soonest[each] for each in self.controls[i]]])
-            soonest.append(start + _OP_COST)
+                most = max([most, *[found[each] for each in self.controls[i]]])
+            found.append(most + cost)
+        return found
 
     def _look_backward(self) -> None:
         needed, level, due, workers = self.needed, self.level, self.due, self.workers
@@ -177,7 +183,8 @@ class _Scheduler:
         held = {i for each in uses for i in each.changes if self.due[i] == _NEVER}
         if not held:
             return
-        before = self._held_before(held)
+        counted = [int(i in held) for i in range(len(self.needed))]
+        before = [ways - own for ways, own in zip(self._longest_ways(counted), counted, strict=True)]  # held ones on a way to each
         gate = len(self.needed) - 1
         for looks, changes in uses:
             first, looking = gate + 1, list[int]()
@@ -192,19 +199,6 @@ class _Scheduler:
                     looking = []
                 if gate >= first:
                     self._wait(i, [gate])
-
-    def _held_before(self, held: Set[int]) -> list[int]:
-        """For each operation, how many of those that are held are one behind the other on a way to it, at most."""
-        after: list[int] = []  # counts the operation too
-        for i, inputs in enumerate(self.inputs):
-            most = 0
-            for each in inputs:
-                if after[each] > most:
-                    most = after[each]
-            if i in self.controls:
-                most = max([most, *[after[each] for each in self.controls[i]]])
-            after.append(most + 1 if i in held else most)
-        return [count - (i in held) for i, count in enumerate(after)]
 
     def _wait(self, i: int, first: Sequence[int]) -> None:
         """``i``, own work or a gate, waits for those that come first."""
